@@ -1,0 +1,1 @@
+"""Make neural networks thrifty, and measure what it cost."""

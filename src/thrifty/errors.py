@@ -1,0 +1,30 @@
+"""What goes wrong because of what a user gave, told so that the user can mend it.
+
+The command line prints such an error as it is, without a traceback, and exits with 2.
+A message says what was given, where, what is allowed and what to do.
+"""
+
+
+class UserError(ValueError):
+    """A mistake in what was given; the message is written for the person who gave it."""
+
+
+class UnknownName(UserError, KeyError):
+    """No entry of that name; the message says which names are close."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class MissingExtra(UserError, ImportError):
+    """A package of an optional extra is needed and is not installed."""
+
+    def __init__(self, extra: str, package: str, purpose: str):
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed; "
+            f"run: pip install 'thrifty[{extra}]'"
+        )
+
+
+class Diverged(UserError, ArithmeticError):
+    """A loss or a weight became NaN or infinite; the message says where and what was kept."""
