@@ -1,0 +1,1 @@
+"""Experiments: a recipe becomes steps, steps become records, records become a front."""
