@@ -1,0 +1,26 @@
+"""Named methods: one file each, found by the registry.
+
+A method is data: which criterion scores, what is removed as one piece, how the budget is shared
+among layers, and when the cut happens.  Every field may be overridden by a recipe.
+"""
+
+from dataclasses import dataclass
+
+from thrifty.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How to prune, as data: names out of the registries."""
+
+    criterion: str = "magnitude"
+    granularity: str = "weight"
+    allocation: str = "lamp"
+    schedule: str = "iterative"
+    about: str
+    """One line for listings."""
+    source: str
+    """Where it was published."""
+
+
+METHODS: Registry[Method] = Registry("method", "thrifty.prune.methods", "thrifty.methods")
