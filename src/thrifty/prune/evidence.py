@@ -34,7 +34,9 @@ def gather(
     """
     unknown = sorted(set(needs) - set(EVIDENCE))
     if unknown:
-        raise UserError(f"a criterion needs {', '.join(unknown)}; evidence is {', '.join(EVIDENCE)}")
+        raise UserError(
+            f"a criterion needs {', '.join(unknown)}; evidence is {', '.join(EVIDENCE)}"
+        )
     tensors = dict(only) if only is not None else dict(prunable(model))
     layers = {name: Layer(p.detach()) for name, p in tensors.items()}
     if "noise" in needs:

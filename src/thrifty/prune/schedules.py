@@ -56,6 +56,8 @@ def schedule(name: str) -> Schedule:
     return SCHEDULES[name]
 
 
-def sparsity_at(progress: float, start: float, target: float, ramp: Callable[[float], float]) -> float:
+def sparsity_at(
+    progress: float, start: float, target: float, ramp: Callable[[float], float]
+) -> float:
     """Sparsity asked for when the share ``progress`` of the training is over."""
     return start + (target - start) * ramp(progress)

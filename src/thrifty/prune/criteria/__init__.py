@@ -26,7 +26,9 @@ class Criterion(Protocol):
 CRITERIA: Registry[Criterion] = Registry("criterion", "thrifty.prune.criteria", "thrifty.criteria")
 
 
-def criterion(name: str, needs: tuple[str, ...] = ()) -> Callable[[Callable[[Layer], Tensor]], Criterion]:
+def criterion(
+    name: str, needs: tuple[str, ...] = ()
+) -> Callable[[Callable[[Layer], Tensor]], Criterion]:
     """Register a function as the criterion ``name``, which reads the evidence ``needs``."""
 
     def register(fn: Callable[[Layer], Tensor]) -> Criterion:
