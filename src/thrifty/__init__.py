@@ -1,1 +1,92 @@
-"""Make neural networks thrifty, and measure what it cost."""
+"""Make neural networks thrifty, and measure what it cost.
+
+>>> import thrifty
+>>> model = thrifty.resolve("lenet", classes=10, shape=(1, 28, 28))
+>>> masks = thrifty.prune(model, "magnitude", thrifty.Budget(.9))
+>>> round(masks.sparsity, 3)
+0.9
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from thrifty.data import Data, load_data
+    from thrifty.errors import UserError
+    from thrifty.lab.front import Front
+    from thrifty.lab.measure import Measurement, measure
+    from thrifty.lab.recipe import Recipe
+    from thrifty.lab.records import Point, Record
+    from thrifty.lab.run import run
+    from thrifty.nets import resolve
+    from thrifty.pack import load, save
+    from thrifty.prune import Budget, Masks, apply, criterion, cut, freeze, prune
+    from thrifty.train.loop import train
+    from thrifty.train.plan import Plan
+    from thrifty.train.recovery import recalibrate
+
+_HOMES = {
+    "Budget": "thrifty.prune",
+    "Data": "thrifty.data",
+    "Front": "thrifty.lab.front",
+    "Masks": "thrifty.prune",
+    "Measurement": "thrifty.lab.measure",
+    "Plan": "thrifty.train.plan",
+    "Point": "thrifty.lab.records",
+    "Recipe": "thrifty.lab.recipe",
+    "Record": "thrifty.lab.records",
+    "UserError": "thrifty.errors",
+    "apply": "thrifty.prune",
+    "criterion": "thrifty.prune",
+    "cut": "thrifty.prune",
+    "freeze": "thrifty.prune",
+    "load": "thrifty.pack",
+    "load_data": "thrifty.data",
+    "measure": "thrifty.lab.measure",
+    "prune": "thrifty.prune",
+    "recalibrate": "thrifty.train.recovery",
+    "resolve": "thrifty.nets",
+    "run": "thrifty.lab.run",
+    "save": "thrifty.pack",
+    "train": "thrifty.train.loop",
+}
+
+__all__ = [
+    "Budget",
+    "Data",
+    "Front",
+    "Masks",
+    "Measurement",
+    "Plan",
+    "Point",
+    "Recipe",
+    "Record",
+    "UserError",
+    "__version__",
+    "apply",
+    "criterion",
+    "cut",
+    "freeze",
+    "load",
+    "load_data",
+    "measure",
+    "prune",
+    "recalibrate",
+    "resolve",
+    "run",
+    "save",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for, so that ``import thrifty`` is cheap."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'thrifty' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -28,3 +28,7 @@ class MissingExtra(UserError, ImportError):
 
 class Diverged(UserError, ArithmeticError):
     """A loss or a weight became NaN or infinite; the message says where and what was kept."""
+
+
+class Unfinished(UserError):
+    """Some jobs of a run failed; the others are done and their records written."""

@@ -37,7 +37,9 @@ def pareto(candidates: Iterable[Point], of: Cost = "sparsity") -> list[Point]:
 
     Of points equal in both, the first given is kept.  Points without that cost are left out.
     """
-    priced = [(c, -p.accuracy, i, p) for i, p in enumerate(candidates) if (c := cost(p, of)) is not None]
+    priced = [
+        (c, -p.accuracy, i, p) for i, p in enumerate(candidates) if (c := cost(p, of)) is not None
+    ]
     kept: list[Point] = []
     for _, _, _, point in sorted(priced, key=lambda row: row[:3]):
         if not kept or point.accuracy > kept[-1].accuracy:
@@ -45,7 +47,9 @@ def pareto(candidates: Iterable[Point], of: Cost = "sparsity") -> list[Point]:
     return kept
 
 
-def hypervolume(candidates: Iterable[Point], worst: float, floor: float = 0.0, of: Cost = "sparsity") -> float:
+def hypervolume(
+    candidates: Iterable[Point], worst: float, floor: float = 0.0, of: Cost = "sparsity"
+) -> float:
     """Area between the front and the corner (cost ``worst``, accuracy ``floor``); larger is better.
 
     Args:
@@ -143,11 +147,15 @@ class Front(Shown):
             )
         pruned = self.pruned
         if not pruned:
-            raise UserError(f"there is no pruned point to pick from{self._where()}; run a method first")
+            raise UserError(
+                f"there is no pruned point to pick from{self._where()}; run a method first"
+            )
         priced = [p for p in pruned if cost(p, of) is not None]
         good = [p for p in priced if p.drop <= max_drop]
         if not priced:
-            raise UserError(f"{of} was not measured{self._where()}; pick by another of {', '.join(COSTS)}")
+            raise UserError(
+                f"{of} was not measured{self._where()}; pick by another of {', '.join(COSTS)}"
+            )
         if not good:
             best = min(priced, key=lambda p: p.drop)
             raise UserError(

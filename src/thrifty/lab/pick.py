@@ -1,0 +1,74 @@
+"""Choose a network of a run: the cheapest that loses no more than is allowed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from thrifty.errors import UserError
+from thrifty.lab.front import COSTS
+from thrifty.lab.recipe import read
+from thrifty.lab.records import Point, Record
+from thrifty.lab.steps import Lab
+from thrifty.lab.store import Step, Store
+from thrifty.pack import load, save
+from thrifty.registry import suggest
+from thrifty.shown import Shown
+
+
+@dataclass(frozen=True)
+class Pick(Shown):
+    """The point that was chosen, and the most accurate of its networks."""
+
+    point: Point
+    record: Record
+    folder: str
+    saved: str | None = None
+    saved_bytes: int | None = None
+
+    def text(self) -> str:
+        """What was chosen, in sentences."""
+        p = self.point
+        spread = "" if p.accuracy_std is None else f" +- {100 * p.accuracy_std:.2f}"
+        drop = "" if p.drop_std is None else f" +- {100 * p.drop_std:.2f}"
+        lines = [
+            f"{p.method} at sparsity {p.level:g}: accuracy {100 * p.accuracy:.2f}{spread} % over "
+            f"{p.seeds} seeds, {100 * p.drop:+.2f}{drop} points below its dense parents",
+            f"{p.nonzero:,.0f} of {p.params:,} parameters, {p.bytes:,.0f} bytes compressed "
+            f"(plain {p.bytes_dense:,.0f}), agreement {100 * p.agreement:.2f} %",
+            f"best seed {self.record.seed}, {100 * self.record.accuracy:.2f} %: {self.folder}",
+        ]
+        if self.saved is not None:
+            lines.append(f"saved as {self.saved}, {self.saved_bytes:,} bytes")
+        return "\n".join(lines)
+
+
+def pick_from(
+    run: Path | str, max_drop: float = 0.005, of: str = "bytes", to: Path | None = None
+) -> Pick:
+    """The cheapest point of a run that loses at most ``max_drop``, and its best network.
+
+    Args:
+        run: a run folder.
+        max_drop: share of accuracy that may be lost: 0.005 is half a point.
+        of: what cheapest means, a key of ``thrifty.lab.front.COSTS``.
+        to: where to save that network; the suffix decides the format.
+
+    Raises:
+        UserError: no run, an unknown cost, or no point loses so little.
+    """
+    if of not in COSTS:
+        raise UserError(f"no cost is called {of!r}; {suggest(of, COSTS)}")
+    store = Store(run)
+    point = store.front().pick(max_drop, of)  # type: ignore[arg-type]
+    same = [r for r in store.front().records if (r.method, r.level) == (point.method, point.level)]
+    record = max(same, key=lambda r: (r.accuracy, -r.seed))
+    step = _step(store, record)
+    if to is None:
+        return Pick(point, record, str(step.folder))
+    size = save(load(step.model), to)
+    return Pick(point, record, str(step.folder), str(to), size)
+
+
+def _step(store: Store, record: Record) -> Step:
+    lab = Lab(read(store.recipe), store)
+    number = lab.levels(record.method).index(record.level)
+    return lab.level_step(record.seed, record.method, number)

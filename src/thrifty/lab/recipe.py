@@ -1,0 +1,304 @@
+"""A recipe says everything that decides a result; every mistake in it is reported at once.
+
+Recipe files are YAML.  Fields that are not given have their defaults, and only what differs
+from a default enters the identity of a step, so a new option never orphans old results; when a
+default or a meaning changes, ``EDITION`` is raised, so old results never pass for new ones.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from thrifty.errors import UserError
+from thrifty.registry import parse_spec, suggest
+from thrifty.train.plan import Plan, Positive, Share
+
+EDITION = 1
+
+
+def _listed(value: Any) -> Any:
+    """One value stands for a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _known_method(name: str) -> str:
+    from thrifty.prune.methods import METHODS
+
+    METHODS.get(name)
+    return name
+
+
+def _known_criterion(name: str) -> str:
+    from thrifty.prune.criteria import CRITERIA
+
+    CRITERIA.get(name)
+    return name
+
+
+def _known_allocation(how: str) -> str:
+    from thrifty.prune.allocation import ALLOCATIONS
+
+    name = parse_spec(how).name
+    if name not in ALLOCATIONS and name != "explicit":
+        known = [*ALLOCATIONS, "explicit"]
+        raise UserError(f"no allocation is called {name!r}; {suggest(name, known)}")
+    return how
+
+
+def _known_schedule(name: str) -> str:
+    from thrifty.prune.schedules import schedule
+
+    schedule(name)
+    return name
+
+
+def _known_granularity(name: str) -> str:
+    from thrifty.prune.granularity import granularity
+
+    granularity(name)
+    return name
+
+
+def _sparsity(value: float) -> float:
+    from thrifty.prune.allocation import check_sparsity
+
+    check_sparsity(value)
+    return value
+
+
+def _seeds(value: Any) -> Any:
+    """A number of seeds counts from 0."""
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise UserError(f"seeds is {value}; give the number of seeds (1 or more) or a list")
+        return tuple(range(value))
+    return value
+
+
+def _distinct(values: Sequence[Any]) -> Sequence[Any]:
+    if len(set(values)) != len(values):
+        raise UserError(f"{list(values)} has a value twice; give each once")
+    return values
+
+
+def _rising(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(sorted(_distinct(values)))
+
+
+Sparsity = Annotated[float, AfterValidator(_sparsity)]
+
+
+class Table(BaseModel):
+    """A part of a recipe: frozen, and a key it does not know is a mistake."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Prune(Table):
+    """What is cut, how far, and from where."""
+
+    method: Annotated[
+        tuple[Annotated[str, AfterValidator(_known_method)], ...],
+        BeforeValidator(_listed),
+        AfterValidator(_distinct),
+        Field(min_length=1),
+    ] = ("magnitude",)
+    """Methods, each with a chain of levels of its own (``thrifty methods``)."""
+    sparsity: Annotated[
+        tuple[Sparsity, ...],
+        BeforeValidator(_listed),
+        AfterValidator(_rising),
+        Field(min_length=1),
+    ] = (0.5, 0.8, 0.9, 0.95)
+    """Levels: shares of the prunable weights that become zero, in rising order."""
+    criterion: Annotated[str, AfterValidator(_known_criterion)] | None = None
+    """Instead of the methods' own (``thrifty criteria``)."""
+    granularity: Annotated[str, AfterValidator(_known_granularity)] | None = None
+    allocation: Annotated[str, AfterValidator(_known_allocation)] | None = None
+    schedule: Annotated[str, AfterValidator(_known_schedule)] | None = None
+    keep: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Patterns of layers that are not pruned."""
+    layers: dict[str, Sparsity] | None = None
+    """For the allocation ``explicit``: patterns of layers to sparsities."""
+
+
+class Retrain(Table):
+    """How a network recovers after each cut; the rest is as in ``train``."""
+
+    epochs: Annotated[int, Field(ge=0)] = 5
+    policy: Literal["allr", "rewind", "finetune"] = "allr"
+    """Learning rate: by the damage of the cut, replayed from the end of ``train``, or its last."""
+    lr: Positive | None = None
+    """Highest learning rate, instead of the policy's."""
+    distill: Share = 0.0
+    """Weight of staying close to the dense parent, against the task."""
+    temperature: Positive = 4.0
+    recalibrate: bool = True
+    """Measure batch normalisation statistics anew after retraining."""
+
+
+class Machine(Table):
+    """Where it runs; no part of what is run, so it may change when a run is resumed."""
+
+    device: str = "auto"
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Threads a worker; for small networks more of them are slower."""
+    workers: Annotated[int, Field(ge=1)] | None = None
+    """Processes; by the number of cores if not given."""
+
+
+class Recipe(Table):
+    """One experiment, from a network and data to a front."""
+
+    model: str = "three_methods_cnn"
+    weights: str | None = None
+    """A file of weights to start from, instead of random ones."""
+    data: str = "digits"
+    seeds: Annotated[
+        tuple[int, ...], BeforeValidator(_seeds), AfterValidator(_distinct), Field(min_length=1)
+    ] = (0, 1, 2)
+    """A number of seeds, or a list of them."""
+    train: Plan = Plan()
+    prune: Prune = Prune()
+    retrain: Retrain = Retrain()
+    random: bool = True
+    """Put random pruning, with equal epochs, on the front."""
+    control: bool = True
+    """Put the dense network, trained on for equal epochs, on the front."""
+    latency: bool = True
+    """Time one input through every network, after all training."""
+    machine: Machine = Machine()
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods of ``prune``, and ``random`` where asked for."""
+        extra = ("random",) if self.random and "random" not in self.prune.method else ()
+        return self.prune.method + extra
+
+    @property
+    def identity(self) -> str:
+        """12 hex digits that name what this recipe decides."""
+        return identity("recipe", self.differences())
+
+    def differences(self) -> dict[str, Any]:
+        """What differs from the defaults and decides a result."""
+        said: dict[str, Any] = self.model_dump(
+            mode="json", exclude_defaults=True, exclude={"machine"}
+        )
+        return said
+
+    def to_yaml(self) -> str:
+        """The whole recipe as YAML, defaults included."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
+
+
+def identity(*said: Any) -> str:
+    """12 hex digits decided by ``said``, which JSON can hold, and by the edition."""
+    text = json.dumps([EDITION, *said], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def make(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """The recipe that ``values`` say, defaults filling the rest.
+
+    Raises:
+        UserError: with every mistake, its place and what is allowed there.
+    """
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(_mistakes(error, where))) from None
+    return recipe
+
+
+def read(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe of a YAML file, or of a name of ``thrifty recipes``, with ``a.b=c`` overrides.
+
+    Raises:
+        UserError: no such file, not YAML, or any mistake in it.
+    """
+    path = Path(path)
+    text, where = _text(path)
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not YAML: {error}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{where}: a recipe is a table of key: value, this is {type(values).__name__}"
+        )
+    return make(overridden(values, overrides), where)
+
+
+def overridden(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """``values`` with ``a.b=c`` applied; c is read as YAML."""
+    out: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    for text in overrides:
+        key, mark, value = text.partition("=")
+        if not mark or not key:
+            raise UserError(f"{text!r} is no override; write key=value, such as prune.sparsity=.95")
+        *parents, last = key.split(".")
+        table = out
+        for parent in parents:
+            table = table.setdefault(parent, {})
+            if not isinstance(table, dict):
+                raise UserError(f"{text!r}: {parent} is not a table; it is {table!r}")
+        try:
+            table[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            table[last] = value
+    return out
+
+
+def shipped() -> dict[str, str]:
+    """Recipes that come with thrifty: name -> YAML text."""
+    folder = resources.files("thrifty.recipes")
+    return {
+        file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8")
+        for file in sorted(folder.iterdir(), key=lambda f: f.name)
+        if file.name.endswith(".yaml")
+    }
+
+
+def _text(path: Path) -> tuple[str, str]:
+    if path.is_file():
+        return path.read_text(encoding="utf-8"), str(path)
+    recipes = shipped()
+    if str(path) in recipes:
+        return recipes[str(path)], f"recipe {path}"
+    raise UserError(
+        f"{path}: there is no such file, nor a recipe of that name; "
+        f"{suggest(str(path).removesuffix('.yaml'), recipes)}"
+    )
+
+
+def _mistakes(error: ValidationError, where: str) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False):
+        place = ".".join(str(part) for part in item["loc"])
+        lines.append(f"{where}: {place}: {_told(item)}")
+    return lines
+
+
+def _told(item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        *parents, name = item["loc"]
+        table: type[BaseModel] = Recipe
+        for part in parents:
+            table = table.model_fields[str(part)].annotation  # type: ignore[assignment]
+        return f"there is no such key; {suggest(str(name), table.model_fields)}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    given = item.get("input")
+    if item["type"] == "value_error" or isinstance(given, dict | list):
+        return message[0].lower() + message[1:]
+    return f"{message[0].lower() + message[1:]}; {given!r} was given"

@@ -1,0 +1,234 @@
+"""Where a run lies on disk: every file name in one place.
+
+::
+
+    OUT/run.json            what was run on what machine; the folder's mark
+    OUT/recipe.yaml         the recipe, resolved
+    OUT/records.jsonl       a line a measured network
+    OUT/points.csv          a row a method and level, means over seeds
+    OUT/report.html, *.svg, *.png
+    OUT/steps/seed0-magnitude-0.9-1a2b3c4d/
+        model.safetensors.zst   the network
+        masks.safetensors       a bit a weight
+        predictions.npy         class of every test input
+        log.jsonl               a line an epoch
+        checkpoint.pt           while it trains
+        timing.json             seconds, latency
+        record.json             written last: the step is done
+
+A step's folder is named by what decides its result, so a run that is started again, or started
+with more seeds, levels or methods, finds what is done already and does the rest.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thrifty import files
+from thrifty.errors import UserError
+from thrifty.lab.front import Front
+from thrifty.lab.records import Record, points
+
+
+class Step:
+    """The folder of one step."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.model = folder / "model.safetensors.zst"
+        self.masks = folder / "masks.safetensors"
+        self.checkpoint = folder / "checkpoint.pt"
+        self._record = folder / "record.json"
+        self._timing = folder / "timing.json"
+        self._predictions = folder / "predictions.npy"
+
+    @property
+    def done(self) -> bool:
+        """Whether its result is there, whole."""
+        return self._record.is_file()
+
+    def record(self) -> Record:
+        """What was measured, times included."""
+        values = _json(self._record)
+        values.update(self.timing())
+        return Record.from_dict(values)
+
+    def timing(self) -> dict[str, Any]:
+        """Seconds and latency; empty if not measured."""
+        return dict(_json(self._timing)) if self._timing.is_file() else {}
+
+    def time(self, **figures: float) -> None:
+        """Add to the times, which no result depends on."""
+        files.write_json(self._timing, self.timing() | figures)
+
+    def predictions(self) -> NDArray[np.int32]:
+        """The class given to every test input."""
+        values: NDArray[np.int32] = np.load(self._predictions, allow_pickle=False)
+        return values
+
+    def finish(
+        self, record: Record, predictions: NDArray[np.int32], log: Sequence[dict[str, Any]]
+    ) -> None:
+        """Write what was measured; ``record.json`` last, for it says that all is there."""
+        with files.written(self._predictions) as temporary, temporary.open("wb") as file:
+            np.save(file, predictions, allow_pickle=False)
+        lines = "".join(json.dumps(row) + "\n" for row in log)
+        files.write_text(self.folder / "log.jsonl", lines)
+        values = asdict(record)
+        for name in ("seconds", "latency_us"):
+            values.pop(name)
+        files.write_json(self._record, values)
+        self.checkpoint.unlink(missing_ok=True)
+
+
+class Store:
+    """A run folder."""
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+        self.about = self.root / "run.json"
+        self.recipe = self.root / "recipe.yaml"
+        self.records = self.root / "records.jsonl"
+        self.points = self.root / "points.csv"
+
+    def step(self, label: str, key: str) -> Step:
+        """The folder of the step that ``key`` decides."""
+        return Step(self.root / "steps" / f"{label}-{key[:8]}")
+
+    def prepare(self) -> None:
+        """Make the folder, or say why it cannot be.
+
+        Raises:
+            UserError: it is a file, holds something else, or cannot be written.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise UserError(f"{self.root} is a file; give --out a folder of its own")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            files.write_text(self.root / ".writable", "")
+            (self.root / ".writable").unlink()
+        except PermissionError:
+            raise UserError(
+                f"{self.root} cannot be written: no permission; give --out another folder"
+            ) from None
+        if not self.about.exists() and any(self.root.iterdir()):
+            strange = sorted(p.name for p in self.root.iterdir() if p.name != "lock")
+            if strange:
+                raise UserError(
+                    f"{self.root} holds {', '.join(strange[:3])} and is no run of thrifty; give "
+                    "--out a new or empty folder"
+                )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder alone; the system lets go when the process ends, however it ends.
+
+        Raises:
+            UserError: another process is at work in it.
+        """
+        path = self.root / "lock"
+        with path.open("a+") as file:
+            if not _try_lock(file):
+                file.seek(0)
+                raise UserError(
+                    f"{self.root} is in use by process {file.read().strip() or '?'}; wait for it, "
+                    "or give --out another folder"
+                )
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def remember_data(self, digest: str, name: str) -> None:
+        """Refuse to go on with data that are not those the run began with."""
+        path = self.root / "data.json"
+        if not path.exists():
+            files.write_json(path, {"digest": digest, "name": name})
+        elif _json(path)["digest"] != digest:
+            raise UserError(
+                f"{self.root} was begun with other contents of {_json(path)['name']}: the data "
+                f"changed since; put them back, or give --out another folder"
+            )
+
+    def write_records(self, records: Sequence[Record]) -> None:
+        """Replace ``records.jsonl`` and ``points.csv``."""
+        lines = "".join(json.dumps(asdict(r), sort_keys=True) + "\n" for r in records)
+        files.write_text(self.records, lines)
+        rows = [p.to_dict() for p in points(records)]
+        out = io.StringIO()
+        if rows:
+            writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        files.write_text(self.points, out.getvalue())
+
+    def front(self) -> Front:
+        """Everything the run has measured.
+
+        Raises:
+            UserError: the folder holds no run, or a damaged one.
+        """
+        if not self.about.is_file():
+            raise UserError(f"{self.root} is no run of thrifty (it has no run.json)")
+        if not self.records.is_file():
+            raise UserError(f"{self.root} has measured nothing yet; run it again to go on")
+        records = []
+        for number, line in enumerate(self.records.read_text().splitlines(), 1):
+            try:
+                records.append(Record.from_dict(json.loads(line)))
+            except (ValueError, TypeError) as error:
+                raise UserError(f"{self.records}, line {number}: not a record: {error}") from None
+        return Front(tuple(records), str(self.root))
+
+    def conditions(self) -> dict[str, Any]:
+        """What ``run.json`` says of the machine and the measurements."""
+        return dict(_json(self.about))
+
+
+def read_fronts(folders: Sequence[Path]) -> Front:
+    """The records of several runs as one front; a record that is in two is taken once."""
+    fronts = [Store(folder).front() for folder in folders]
+    found: dict[tuple[str, float], Record] = {}
+    for front in fronts:
+        for record in front.records:
+            found.setdefault((record.key, record.level), record)
+    return replace(
+        fronts[0], records=tuple(found.values()), where=", ".join(f.where for f in fronts)
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}; remove it and run again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a table; remove it and run again")
+    return values
+
+
+def _try_lock(file: io.TextIOWrapper) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError:
+            return False
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

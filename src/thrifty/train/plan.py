@@ -1,0 +1,78 @@
+"""How a network is trained, as plain values: what a recipe says under ``train``."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Plan(BaseModel):
+    """Epochs, batches, optimizer and learning rate of one training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: Annotated[int, Field(ge=0)] = 20
+    """Passes over the training data; 0 leaves the network as it is."""
+    batch: Annotated[int, Field(ge=1)] = 64
+    """Inputs a step."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Positive = 0.05
+    """The highest learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of sgd; beta1 of adam and adamw."""
+    nesterov: bool = True
+    """Nesterov momentum, for sgd."""
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """Of weights; biases and normalisation are not decayed."""
+    schedule: Literal["cosine", "step", "one_cycle", "linear", "constant"] = "cosine"
+    """How the learning rate changes; ``step`` divides it by 10 at 1/2 and 3/4 of the epochs."""
+    warmup: Share = 0.05
+    """Share of the steps over which the learning rate rises from 0 (not for one_cycle)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip: Positive | None = None
+    """Largest norm of the gradient; off by default."""
+    augment: bool = True
+    """Shift and mirror the pictures as the data set says."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """bf16 computes the network in bfloat16 where that is safe (autocast)."""
+    channels_last: bool = True
+    """Keep pictures and convolutions with channels last in memory; faster on most CPUs."""
+    recalibrate: bool = True
+    """Measure batch normalisation statistics anew, on training inputs, when training ends."""
+
+
+def lr_share(schedule: str, progress: float, warmup: float = 0.0) -> float:
+    """Learning rate as a share of its highest, when the share ``progress`` of steps is over.
+
+    Args:
+        schedule: a name of ``Plan.schedule``.
+        progress: 0 before the first step, towards 1 at the last.
+        warmup: share of the steps over which it rises linearly from 0; the rest of the
+            schedule runs over what is left.
+
+    References:
+        Smith, Super-Convergence, 2017, https://arxiv.org/abs/1708.07120 (one_cycle: up for
+        0.3 of the steps from 1/25, then down to 0, both along a cosine)
+    """
+    if schedule == "one_cycle":
+        rise = 0.3
+        if progress < rise:
+            return 1.0 + (1 / 25 - 1.0) * _half_cosine(progress / rise)
+        return _half_cosine((progress - rise) / (1 - rise))
+    if progress < warmup:
+        return progress / warmup
+    progress = (progress - warmup) / (1.0 - warmup) if warmup < 1 else 1.0
+    if schedule == "cosine":
+        return _half_cosine(progress)
+    if schedule == "step":
+        return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
+    if schedule == "linear":
+        return 1.0 - progress
+    return 1.0
+
+
+def _half_cosine(progress: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * progress))

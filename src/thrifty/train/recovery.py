@@ -1,0 +1,100 @@
+"""What repairs a network after a cut: a learning rate fit for the damage, fresh BN statistics."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from thrifty.data import Data
+from thrifty.train.plan import Plan, lr_share
+
+
+def allr(max_lr: float, cut_norm: float, norm: float, sparsity: float, shorter: float) -> float:
+    """Highest learning rate for retraining: larger after a cut that hurt more.
+
+    clip(max_lr * (cut_norm / norm) / sqrt(sparsity), max_lr * min(1, shorter), max_lr): the
+    share of the weights' norm that was cut, against the share of a random cut of that size.
+
+    Args:
+        max_lr: highest learning rate of the dense training.
+        cut_norm: L2 norm of the weights this cut removed.
+        norm: L2 norm of all prunable weights before it.
+        sparsity: share of the weights this cut removed.
+        shorter: epochs of retraining / epochs of the dense training.
+
+    References:
+        Zimmer et al., How I Learned to Stop Worrying and Love Retraining, 2023,
+        https://arxiv.org/abs/2111.00843 (equation 2)
+    """
+    lowest = max_lr * min(1.0, shorter)
+    if sparsity <= 0 or norm <= 0:
+        return lowest
+    return min(max(max_lr * cut_norm / norm / math.sqrt(sparsity), lowest), max_lr)
+
+
+def damage(
+    weights: Mapping[str, Tensor], before: Mapping[str, Tensor] | None, after: Mapping[str, Tensor]
+) -> tuple[float, float, float]:
+    """(L2 norm of what a cut removes, L2 norm of what was there, share of weights removed).
+
+    Args:
+        weights: parameter name to weight, before the cut.
+        before: masks before the cut, ``None`` for a dense network.
+        after: masks after it.
+    """
+    cut = whole = 0.0
+    gone = there = 0
+    for name, mask in after.items():
+        weight = weights[name].detach().double()
+        mask = mask.to(weight.device)
+        live = before[name].to(weight.device) if before is not None else torch.ones_like(mask)
+        lost = live & ~mask
+        whole += float((weight * live).square().sum())
+        cut += float((weight * lost).square().sum())
+        gone += int(lost.sum())
+        there += int(live.sum())
+    return math.sqrt(cut), math.sqrt(whole), gone / max(1, there)
+
+
+def last_lr(plan: Plan) -> float:
+    """The learning rate at which the last epoch of ``plan`` began: for plain fine-tuning."""
+    epochs = max(1, plan.epochs)
+    share = lr_share(plan.schedule, (epochs - 1) / epochs, plan.warmup) if epochs > 1 else 0.1
+    return plan.lr * max(share, 1e-3)
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, data: Data, inputs: int = 2048, batch: int = 256) -> bool:
+    """In place: set the running statistics of batch normalisation to those of training inputs.
+
+    Plain averages over the first ``inputs`` training inputs, not augmented; nothing else of the
+    model changes, and the same data give the same statistics.
+
+    Returns:
+        Whether the model has any batch normalisation that keeps statistics.
+    """
+    norms = [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+    ]
+    if not norms:
+        return False
+    training = {module: module.training for module in model.modules()}
+    momenta = [norm.momentum for norm in norms]
+    device = next(model.parameters()).device
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        for start in range(0, min(inputs, len(data.train)), batch):
+            model(data.prepare(data.train.inputs[start : start + batch].to(device)))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, mode in training.items():
+            module.training = mode
+    return True
