@@ -122,8 +122,10 @@ class Spec:
     options: Mapping[str, Value] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return self.name + ("?" if self.options else "") + "&".join(
-            f"{key}={_plain(value)}" for key, value in self.options.items()
+        return (
+            self.name
+            + ("?" if self.options else "")
+            + "&".join(f"{key}={_plain(value)}" for key, value in self.options.items())
         )
 
 
@@ -155,7 +157,11 @@ def parse_spec(text: str) -> Spec:
 
 
 def call_spec(
-    kind: str, spec: Spec, fn: Callable[..., T], *args: Any, defaults: Mapping[str, Any] | None = None
+    kind: str,
+    spec: Spec,
+    fn: Callable[..., T],
+    *args: Any,
+    defaults: Mapping[str, Any] | None = None,
 ) -> T:
     """Call ``fn`` with the options of ``spec``; ``defaults`` fill what ``fn`` also takes.
 
@@ -165,7 +171,9 @@ def call_spec(
     """
     parameters = inspect.signature(fn).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    positional = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    positional = [
+        p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
     taken = {p.name for p in positional[: len(args)]}
     known = [
         name
@@ -177,7 +185,9 @@ def call_spec(
             raise UnknownName(f"{kind} {spec.name!r} has no option {key!r}; {suggest(key, known)}")
     filled = {k: v for k, v in (defaults or {}).items() if k in known and v is not None}
     filled.update(spec.options)
-    missing = [n for n in known if parameters[n].default is inspect.Parameter.empty and n not in filled]
+    missing = [
+        n for n in known if parameters[n].default is inspect.Parameter.empty and n not in filled
+    ]
     if missing:
         raise UserError(
             f"{kind} {spec.name!r} needs {', '.join(missing)}; write {spec.name}?{missing[0]}=..."

@@ -204,7 +204,7 @@ def table(rows: Sequence[Point]) -> list[dict[str, str]]:
     return [
         {
             "method": p.method,
-            "asked": "" if p.method == DENSE else f"{p.level:g}",
+            "asked": "" if p.method in (DENSE, CONTROL) else f"{p.level:g}",
             "sparsity %": f"{100 * p.sparsity:.2f}",
             "of all %": f"{100 * p.sparsity_all:.2f}",
             "accuracy %": _percent(p.accuracy, p.accuracy_std),

@@ -205,7 +205,7 @@ def weight_uses(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
 
 @torch.inference_mode()
 def latency_us(
-    model: nn.Module, data: Data, batch: int = 1, seconds: float = 0.2, least: int = 20
+    model: nn.Module, data: Data, batch: int = 1, seconds: float = 0.1, least: int = 20
 ) -> float:
     """Median time of one forward pass in eager torch, in microseconds, after a warm-up.
 

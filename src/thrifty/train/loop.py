@@ -93,7 +93,7 @@ def train(
     highest = plan.lr if lr is None else lr
     rate = lr_of or (lambda p: highest * lr_share(plan.schedule, p, plan.warmup))
     steps = max(1, len(split) // plan.batch)
-    first, rows = 0, []
+    first, rows = 0, list[dict[str, float]]()
     held = masks if masks is not None else ramp(0.0) if ramp else None
     stepper = Stepper(model, plan, held)
     if checkpoint is not None and checkpoint.exists():
@@ -184,7 +184,7 @@ def _batches(
     index = torch.randperm(len(split), generator=order).to(split.inputs.device)
     picture = plan.channels_last and split.inputs.dim() == 4
     full = max(1, len(split) // plan.batch)
-    for piece in index.split(plan.batch)[:full]:
+    for piece in torch.split(index, plan.batch)[:full]:
         inputs = split.inputs[piece]
         if plan.augment and (data.shift or data.flip):
             inputs = augment(inputs, data.shift, data.flip, turns)

@@ -1,0 +1,163 @@
+"""Tensors from a file into a network: all of them, each of its shape, or none."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from thrifty.errors import UserError
+from thrifty.nets.reading import read_weights
+
+PREFIXES = ("module.", "model.", "_orig_mod.")
+"""What DataParallel, trainers and torch.compile put before every name."""
+
+HEADS = ("fc", "linear", "classifier", "head")
+"""Names of the last linear layer; a file may use one and the network another."""
+
+LISTED = 10
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """In place: the weights of the file ``path``, all or, on an error, none of them.
+
+    Prefixes that every name of the file has (``module.``, ``model.``, ``_orig_mod.``) are taken
+    off if the names fit better without, and a last layer may be called ``fc``, ``linear``,
+    ``classifier`` or ``head``.  Nothing else is guessed.  BatchNorm counters may be absent.
+
+    Raises:
+        UserError: names or shapes differ (all differences are listed), a weight is NaN or
+            infinite, or :func:`~thrifty.nets.read_weights` refuses the file.
+    """
+    tensors, _ = read_weights(path)
+    fill(model, tensors, str(path))
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """In place: ``tensors`` into ``model``; ``origin`` is named in errors."""
+    own = _own(model)
+    fitting = fitted(own, tensors, origin, type(model).__name__)
+    check_finite(fitting, origin)
+    with torch.no_grad():
+        for name, x in fitting.items():
+            own[name].copy_(x)
+
+
+def fitted(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], origin: str, kind: str
+) -> dict[str, Tensor]:
+    """``tensors`` under the names that ``own``, the tensors of a network, gives them.
+
+    Raises:
+        UserError: they do not fit; the message lists what is missing, unexpected and of
+            another shape.
+    """
+    found = _head_renamed(own, _without_prefix(own, tensors))
+    present = {id(own[name]) for name in found if name in own}
+    missing = [
+        name
+        for name, x in own.items()
+        if name not in found and id(x) not in present and not _counter(name)
+    ]
+    unexpected = [name for name in found if name not in own and not _counter(name)]
+    both = [name for name in found if name in own]
+    shapes = [name for name in both if found[name].shape != own[name].shape]
+    kinds = [
+        name
+        for name in both
+        if found[name].dtype != own[name].dtype
+        and not (found[name].is_floating_point() and own[name].is_floating_point())
+        and not _counter(name)
+    ]
+    if missing or unexpected or shapes or kinds:
+        lines = [f"{origin} does not fit {kind}"]
+        lines += _listed("missing in the file", missing)
+        lines += _listed("not in the network", unexpected)
+        lines += _listed(
+            "of another shape",
+            [f"{n} {tuple(found[n].shape)}, network {tuple(own[n].shape)}" for n in shapes],
+        )
+        lines += _listed(
+            "of another type", [f"{n} {found[n].dtype}, network {own[n].dtype}" for n in kinds]
+        )
+        if not (missing or unexpected or kinds):
+            lines += _classes_differ(own, found, shapes)
+        raise UserError("\n".join(lines))
+    return {name: found[name] for name in both}
+
+
+def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse tensors that hold NaN or infinite numbers.
+
+    Raises:
+        UserError: one does; the message names the first such tensor and how many it holds.
+    """
+    for name, x in tensors.items():
+        if not (x.is_floating_point() or x.is_complex()):
+            continue
+        numbers = x.float() if x.element_size() == 1 else x  # 8-bit floats cannot be asked
+        bad = x.numel() - int(torch.isfinite(numbers).sum())
+        if bad:
+            raise UserError(
+                f"{origin}: {name} has {bad:,} of {x.numel():,} numbers that are NaN or infinite; "
+                f"the training that wrote it diverged, or the file is damaged; use an earlier one"
+            )
+
+
+def _own(model: nn.Module) -> dict[str, Tensor]:
+    state = model.state_dict(keep_vars=True)
+    return {name: x for name, x in state.items() if isinstance(x, Tensor)}
+
+
+def _counter(name: str) -> bool:
+    return name.rpartition(".")[2] == "num_batches_tracked"
+
+
+def _without_prefix(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names with as many common prefixes taken off as makes most of them known."""
+    best = forms = dict(tensors)
+    while True:
+        prefix = next((p for p in PREFIXES if forms and all(n.startswith(p) for n in forms)), None)
+        if prefix is None:
+            return best
+        forms = {name[len(prefix) :]: x for name, x in forms.items()}
+        if _strangers(own, forms) < _strangers(own, best):
+            best = forms
+
+
+def _strangers(own: Iterable[str], found: Iterable[str]) -> int:
+    return len(set(own) ^ set(found))
+
+
+def _head_renamed(own: Mapping[str, Tensor], found: dict[str, Tensor]) -> dict[str, Tensor]:
+    missing = {name.rpartition(".")[0] for name in own if name not in found and not _counter(name)}
+    extra = {name.rpartition(".")[0] for name in found if name not in own and not _counter(name)}
+    for ours, theirs in itertools.product(HEADS, HEADS):
+        if missing == {ours} and extra == {theirs}:
+            return {
+                f"{ours}.{name[len(theirs) + 1 :]}" if name.startswith(f"{theirs}.") else name: x
+                for name, x in found.items()
+            }
+    return found
+
+
+def _listed(title: str, entries: Sequence[str]) -> list[str]:
+    if not entries:
+        return []
+    more = f"; and {len(entries) - LISTED} more" if len(entries) > LISTED else ""
+    return [f"  {title}: " + "; ".join(entries[:LISTED]) + more]
+
+
+def _classes_differ(
+    own: Mapping[str, Tensor], found: Mapping[str, Tensor], shapes: Sequence[str]
+) -> list[str]:
+    layers = {name.rpartition(".")[0] for name in shapes}
+    last = [name.rpartition(".")[0] for name in own][-1]
+    if layers != {last} or any(found[n].shape[1:] != own[n].shape[1:] for n in shapes):
+        return []
+    theirs, ours = found[shapes[0]].shape[0], own[shapes[0]].shape[0]
+    return [
+        f"all but the last layer fits: the file is of {theirs} classes and the network of {ours}; "
+        f"build the network with classes={theirs}"
+    ]

@@ -1,0 +1,125 @@
+"""What was found, in sentences: the first thing on a page and the last line of a run."""
+
+from collections.abc import Sequence
+
+from thrifty.errors import UserError
+from thrifty.lab.front import Front
+from thrifty.lab.records import Point
+from thrifty.report.parts import pair_name
+from thrifty.report.units import percent, points_text, quantity, sparsity_percent
+
+MAX_DROP = 0.005
+NOISE = 0.05
+"""Latencies that differ by less than this share are called equal."""
+
+
+def headline(front: Front) -> list[str]:
+    """The findings on a front of one model and data set, the most important first."""
+    found = [_dense(front), _smallest(front), _knee(front), _control(front), _trust(front)]
+    return [sentence for sentence in found if sentence]
+
+
+def latency_text(front: Front) -> str:
+    """What the latencies do and do not show; empty if none was measured."""
+    dense = front.dense
+    times = [p.latency_us for p in front.pruned if p.latency_us is not None]
+    if dense is None or dense.latency_us is None or not times:
+        return ""
+    low, high = (quantity(t, "latency_us") for t in (min(times), max(times)))
+    measured = (
+        f"The dense network takes {quantity(dense.latency_us, 'latency_us')} for one input, "
+        f"the pruned ones {f'{low} to {high}' if low != high else low}."
+    )
+    noise = max(NOISE, _latency_noise(front))
+    if all(abs(t / dense.latency_us - 1) <= noise for t in times):
+        measured += f" That is the same within the noise of {100 * noise:.0f} %: no speed was won."
+    if all(p.macs == dense.macs for p in front.pruned):
+        return measured + (
+            " Masks alone do not make a dense runtime faster: it multiplies by the zeros too, so "
+            "a difference here is not an effect of pruning."
+        )
+    return measured
+
+
+def _latency_noise(front: Front) -> float:
+    """Half the range of the dense networks' latencies over seeds, as a share of their mean."""
+    times = [r.latency_us for r in front.records if r.method == "dense" and r.latency_us]
+    return 0.0 if len(times) < 2 else (max(times) - min(times)) / (2 * sum(times) / len(times))
+
+
+def _dense(front: Front) -> str:
+    if not front.records:
+        return "Nothing was measured yet."
+    dense = front.dense
+    if dense is None:
+        return f"No dense parent of {pair_name(front)} was measured."
+    spread = "" if dense.accuracy_std is None else f" +- {100 * dense.accuracy_std:.2f}"
+    mean = f" (mean of {dense.seeds} seeds)" if dense.seeds > 1 else " (one seed)"
+    return (
+        f"The dense {pair_name(front)} is right on {100 * dense.accuracy:.2f}{spread} % of the "
+        f"test inputs{mean} and takes {quantity(dense.bytes, 'bytes')} on disk, compressed."
+    )
+
+
+def _smallest(front: Front) -> str:
+    if not front.pruned:
+        return "No pruned network was measured yet." if front.records else ""
+    try:
+        best = front.pick(MAX_DROP, "bytes")
+    except UserError:
+        near = min(front.pruned, key=lambda p: p.drop)
+        return (
+            f"No pruned network stays within half a point of its dense parent; the nearest, "
+            f"{_named(near)}, loses {points_text(near.drop)}."
+        )
+    return f"The smallest within half a point is {_named(best)}: {_saved(front, best)}."
+
+
+def _saved(front: Front, point: Point) -> str:
+    change = "loses" if point.drop > 0 else "gains"
+    text = f"it {change} {points_text(point.drop)} and takes {quantity(point.bytes, 'bytes')}"
+    dense = front.dense
+    if dense is None or point.bytes <= 0:
+        return text
+    times = dense.bytes / point.bytes
+    if times <= 1:
+        return text + ", which saves nothing"
+    shown = f"{times:.0f}" if times >= 9.95 else f"{times:.1f}"
+    return text + f", {shown} times less than the dense network"
+
+
+def _knee(front: Front) -> str:
+    knee = front.knee()
+    if knee is None:
+        return ""
+    return (
+        f"Accuracy falls fastest beyond {_named(knee)}, the knee of the front, "
+        f"at {percent(knee.accuracy)}."
+    )
+
+
+def _control(front: Front) -> str:
+    dense, control = front.dense, front.control
+    if dense is None or control is None:
+        return ""
+    gain = control.accuracy - dense.accuracy
+    text = (
+        f"The control, the dense network trained on for {control.epochs} more epochs, is at "
+        f"{percent(control.accuracy)}"
+    )
+    if gain > 0:
+        text += (
+            f", so gains of up to {points_text(gain)} come from longer training, not from pruning"
+        )
+    return text + "."
+
+
+def _trust(front: Front) -> str:
+    counts: Sequence[int] = [p.seeds for p in front.pruned]
+    if counts and max(counts) == 1:
+        return "There is one seed only, so no spread is known: small differences may be chance."
+    return ""
+
+
+def _named(point: Point) -> str:
+    return f"{point.method} at {sparsity_percent(round(point.sparsity, 4))} sparsity"
