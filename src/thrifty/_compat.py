@@ -24,13 +24,15 @@ def import_torchvision() -> ModuleType:
     Raises:
         MissingExtra: it is not installed.
     """
+    declared: set[str] = set()
     for _ in range(_RETRIES):
         try:
             return importlib.import_module("torchvision")
         except RuntimeError as error:
             absent = _ABSENT.search(str(error))
-            if absent is None:
+            if absent is None or absent.group(1) in declared:
                 raise
+            declared.add(absent.group(1))
             _forget("torchvision")
             torch.library.define(
                 f"torchvision::{absent.group(1)}",

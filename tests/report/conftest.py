@@ -1,7 +1,7 @@
 """Fronts that look like measured ones: levels, seeds, a method that collapses, a control."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -25,7 +25,7 @@ CUTS = {
 }
 
 
-def some_record(**changes: Any) -> Record:
+def make_record(**changes: Any) -> Record:
     """A record of the dense parent, with ``changes``."""
     params = sum(FEW.values()) + 200
     values = {
@@ -38,7 +38,7 @@ def some_record(**changes: Any) -> Record:
     return Record(**{**values, **changes})
 
 
-def some_front(
+def make_front(
     methods: Sequence[str] = ("random", "one_shot", "magnitude"),
     *,
     seeds: int = 3,
@@ -68,10 +68,10 @@ def some_front(
         def time(dice: random.Random = dice) -> float | None:
             return dice.gauss(108, 2.5) if latency else None
 
-        found.append(some_record(**common, **wide, accuracy=dense, latency_us=time()))
+        found.append(make_record(**common, **wide, accuracy=dense, latency_us=time()))
         if control:
             found.append(
-                some_record(
+                make_record(
                     **common, **wide, method="control", level=levels[-1], epochs=8 * len(levels),
                     accuracy=dense + 0.004 + dice.gauss(0, 0.001), agreement=0.988,
                     latency_us=time(),
@@ -90,7 +90,7 @@ def some_front(
                 nonzero = sum(k for k, _ in kept.values())
                 accuracy = max(0.1, dense - loss + noise)
                 found.append(
-                    some_record(
+                    make_record(
                         **common, method=method, level=level, accuracy=accuracy,
                         sparsity=1 - nonzero / prunable,
                         sparsity_all=(prunable - nonzero) / (prunable + 200),
@@ -104,7 +104,7 @@ def some_front(
     return Front(tuple(found))
 
 
-def many_layers() -> dict[str, int]:
+def make_layers() -> dict[str, int]:
     """60 layers with the names and sizes of a residual network."""
     sizes = {"stem.weight": 432}
     for stage in range(3):
@@ -119,5 +119,20 @@ def many_layers() -> dict[str, int]:
 
 
 @pytest.fixture
+def some_record() -> Callable[..., Record]:
+    return make_record
+
+
+@pytest.fixture
+def some_front() -> Callable[..., Front]:
+    return make_front
+
+
+@pytest.fixture
+def many_layers() -> Callable[[], dict[str, int]]:
+    return make_layers
+
+
+@pytest.fixture
 def front() -> Front:
-    return some_front()
+    return make_front()

@@ -70,13 +70,9 @@ def test_a_resumed_training_is_the_uninterrupted_one(blobs, tmp_path, ramped, fl
 
     def begin():
         model = network()
-        state = {"masks": None}
 
-        def ramp(progress):
-            state["masks"] = cut(
-                model, Cut(), Budget(0.9 * min(1.0, progress / 0.7)), within=state["masks"]
-            )
-            return state["masks"]
+        def ramp(progress, held):
+            return cut(model, Cut(), Budget(0.9 * min(1.0, progress / 0.7)), within=held)
 
         masks = None if ramped else cut(model, Cut(), Budget(0.7))
         return model, {"masks": masks, "ramp": ramp if ramped else None, "seed": 3}

@@ -62,7 +62,7 @@ def hypervolume(
     """
     front = [(c, p.accuracy) for p in pareto(candidates, of) if (c := cost(p, of)) is not None]
     front = [(c, a) for c, a in front if c < worst and a > floor]
-    edges = [c for c, _ in front[1:]] + [worst]
+    edges = [*(c for c, _ in front), worst][1:]
     return sum((right - c) * (a - floor) for (c, a), right in zip(front, edges, strict=True))
 
 

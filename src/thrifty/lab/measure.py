@@ -272,7 +272,7 @@ def _processor() -> str:
             lines: Mapping[str, str] = dict(
                 line.split(":", 1)
                 for line in file.read().splitlines()
-                if ":" in line  # type: ignore[misc]
+                if ":" in line
             )
         names = [v.strip() for k, v in lines.items() if k.strip() == "model name"]
         return names[0] if names else platform.machine()

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thrifty.errors import UserError
+from thrifty.lab.chains import Chains
 from thrifty.lab.front import COSTS
 from thrifty.lab.recipe import read
 from thrifty.lab.records import Point, Record
-from thrifty.lab.steps import Lab
 from thrifty.lab.store import Step, Store
 from thrifty.pack import load, save
 from thrifty.registry import suggest
@@ -69,6 +69,6 @@ def pick_from(
 
 
 def _step(store: Store, record: Record) -> Step:
-    lab = Lab(read(store.recipe), store)
-    number = lab.levels(record.method).index(record.level)
-    return lab.level_step(record.seed, record.method, number)
+    chains = Chains(read(store.recipe), store)
+    number = chains.levels(record.method).index(record.level)
+    return chains.level(record.seed, record.method, number)

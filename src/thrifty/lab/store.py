@@ -42,8 +42,8 @@ from thrifty.lab.records import Record, points
 class Step:
     """The folder of one step."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, key: str):
+        self.folder, self.key = folder, key
         self.model = folder / "model.safetensors.zst"
         self.masks = folder / "masks.safetensors"
         self.checkpoint = folder / "checkpoint.pt"
@@ -102,7 +102,7 @@ class Store:
 
     def step(self, label: str, key: str) -> Step:
         """The folder of the step that ``key`` decides."""
-        return Step(self.root / "steps" / f"{label}-{key[:8]}")
+        return Step(self.root / "steps" / f"{label}-{key[:8]}", key)
 
     def prepare(self) -> None:
         """Make the folder, or say why it cannot be.

@@ -37,6 +37,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     """In place: ``tensors`` into ``model``; ``origin`` is named in errors."""
     own = _own(model)
+    if any(x.is_meta for x in own.values()):
+        raise UserError(
+            f"{type(model).__name__} is on the device 'meta' and has no memory for weights; build "
+            f"it on another device"
+        )
     fitting = fitted(own, tensors, origin, type(model).__name__)
     check_finite(fitting, origin)
     with torch.no_grad():

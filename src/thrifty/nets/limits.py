@@ -20,7 +20,8 @@ def check(name: str, classes: int, width: float) -> None:
     """
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
         raise UserError(
-            f"{name} has classes={classes!r}; a classifier needs a whole number of classes, 2 or more"
+            f"{name} has classes={classes!r}; "
+            f"a classifier needs a whole number of classes, 2 or more"
         )
     if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < 1e6:
         raise UserError(

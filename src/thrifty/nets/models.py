@@ -9,7 +9,7 @@ from thrifty.errors import UserError
 from thrifty.nets.architecture import NETS, architecture_of
 from thrifty.nets.build import build
 from thrifty.nets.fit import load_weights
-from thrifty.nets.reading import COMPRESSED, PICKLES, SAFETENSORS
+from thrifty.nets.reading import COMPRESSED, PICKLES, SAFETENSORS, located
 from thrifty.nets.stored import load_model
 
 IN_FOLDER = (f"model{COMPRESSED}", f"model{SAFETENSORS}")
@@ -75,16 +75,17 @@ def _resolved(model: str | Path, classes: int | None, shape: tuple[int, ...] | N
 
 def _file(model: str | Path) -> Path | None:
     """The file that ``model`` is a path to, None if it is no path."""
-    path = Path(model).expanduser()
+    path = located(model)
+    if isinstance(model, str) and model in NETS and not _holds_model(path):
+        return None
     try:
-        if isinstance(model, str) and model in NETS and not _holds_model(path):
-            return None
-        if path.is_dir():
-            return _in_folder(path)
-        if path.exists():
-            return path
+        folder, there = path.is_dir(), path.exists()
     except (OSError, ValueError):  # a name that no path can have
         return None
+    if folder:
+        return _in_folder(path)
+    if there:
+        return path
     if isinstance(model, Path):
         raise UserError(f"there is no file or folder {str(model)!r} (seen from {Path.cwd()})")
     return None

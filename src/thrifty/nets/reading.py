@@ -48,7 +48,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         UserError: the file is missing, empty, cut short, damaged, of an unknown kind, or would
             run code.  The message names the file and what is wrong with it.
     """
-    path = Path(path).expanduser()
+    path = located(path)
     name = path.name.lower()
     if not name.endswith(SUFFIXES):
         raise UserError(
@@ -65,6 +65,18 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors, metadata = _safetensors(content, path)
         _add_tied(tensors, metadata, path)
     return _unpruned(tensors, path), metadata
+
+
+def located(path: str | Path) -> Path:
+    """``path`` with ``~`` replaced by the home folder.
+
+    Raises:
+        UserError: it is ``~someone`` and there is no such person.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{str(path)!r} is no path: {error}") from None
 
 
 def decompressed(content: bytes, path: Path) -> bytes:

@@ -53,7 +53,10 @@ def load_model(path: str | Path) -> nn.Module:
 
 
 def rebuilt(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> nn.Module:
-    """The network that ``metadata`` names, filled with ``tensors``; ``path`` is for errors."""
+    """The network that ``metadata`` names, filled with ``tensors``; ``path`` is for errors.
+
+    Torch's generator is left where it was: to load is not to draw.
+    """
     said = architecture_in(metadata, path)
     try:
         with torch.device("meta"):
@@ -66,7 +69,8 @@ def rebuilt(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Pa
         ) from error
     fitting = fitted(_tensors(outline), tensors, str(path), said.model)
     check_finite(fitting, str(path))
-    model = build(said.model, said.classes, said.shape)
+    with torch.random.fork_rng(devices=[]):
+        model = build(said.model, said.classes, said.shape)
     own = _tensors(model)
     with torch.no_grad():
         for name, x in fitting.items():

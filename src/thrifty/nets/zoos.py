@@ -42,9 +42,7 @@ def from_torchvision(spec: Spec, classes: int | None, shape: tuple[int, ...] | N
     """
     models = import_torchvision().models
     if spec.name not in models.list_models():
-        raise UnknownName(
-            f"torchvision has no network {spec.name!r}; {suggest(spec.name, models.list_models())}"
-        )
+        raise _unknown("torchvision", spec.name)
     options = dict(spec.options)
     weights = options.get("weights")
     if weights is not None:
@@ -73,8 +71,7 @@ def from_timm(spec: Spec, classes: int | None, shape: tuple[int, ...] | None) ->
     """
     timm = import_timm()
     if ":" in spec.name or "/" in spec.name or not timm.is_model(spec.name):
-        near = suggest(spec.name, timm.list_models())
-        raise UnknownName(f"timm has no network {spec.name!r}; {near[:200]}")
+        raise _unknown("timm", spec.name)
     options: dict[str, Any] = dict(spec.options)
     if options.get("pretrained"):
         classes = None
@@ -88,6 +85,13 @@ def from_timm(spec: Spec, classes: int | None, shape: tuple[int, ...] | None) ->
 
 
 ZOOS: Mapping[str, Zoo] = {"torchvision": from_torchvision, "timm": from_timm}
+
+
+def _unknown(zoo: str, name: str) -> UnknownName:
+    near = suggest(name, names(zoo))
+    if not near.startswith("did you mean"):
+        near = "torchvision.models.list_models() and timm.list_models() list what there is"
+    return UnknownName(f"{zoo} has no network {name!r}; {near}")
 
 
 def _remembered(

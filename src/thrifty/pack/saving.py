@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from thrifty.errors import UserError
 from thrifty.files import written
+from thrifty.nets.reading import located
 from thrifty.pack.contents import Contents, contents
 from thrifty.registry import Registry
 
@@ -50,7 +51,7 @@ def save(
     Raises:
         UserError: the suffix is unknown, a mask does not fit, or a weight is NaN or infinite.
     """
-    path = Path(path).expanduser()
+    path = located(path)
     kind = _format(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file in it")
@@ -67,7 +68,7 @@ def load(path: str | Path) -> nn.Module:
         UserError: there is no such file, it is damaged, or it does not say of which network it
             holds the weights.
     """
-    path = Path(path).expanduser()
+    path = located(path)
     return _format(path).read(path)
 
 

@@ -25,10 +25,11 @@ def latency_text(front: Front) -> str:
     times = [p.latency_us for p in front.pruned if p.latency_us is not None]
     if dense is None or dense.latency_us is None or not times:
         return ""
-    low, high = (quantity(t, "latency_us") for t in (min(times), max(times)))
+    ends = [quantity(t, "latency_us") for t in (min(times), max(times))]
     measured = (
-        f"The dense network takes {quantity(dense.latency_us, 'latency_us')} for one input, "
-        f"the pruned ones {f'{low} to {high}' if low != high else low}."
+        f"The dense network takes {quantity(dense.latency_us, 'latency_us')} for one input "
+        "(batch 1; machine and threads are under Conditions), the pruned ones "
+        f"{' to '.join(dict.fromkeys(ends))}."
     )
     noise = max(NOISE, _latency_noise(front))
     if all(abs(t / dense.latency_us - 1) <= noise for t in times):

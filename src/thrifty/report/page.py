@@ -25,7 +25,7 @@ from thrifty.report.parts import method_colors, pair_name, pairs
 from thrifty.report.render import svg, vega_script
 
 READABLE = 0.75
-"""A chart is not shrunk below this share of its size: it scrolls, so that its words stay legible."""
+"""A chart shrinks to this share of its size and scrolls from there on, to stay legible."""
 FRONTS = ("front", "front?of=bytes", "front?of=latency_us")
 ORDER = ("layers", "agreement", "seeds")
 

@@ -68,6 +68,7 @@ class Scene:
     share: Share
     of: Cost
     colors: dict[str, str]
+    shapes: dict[str, str]
     picked: Any
     """The selection a click on the legend makes."""
 
@@ -76,7 +77,7 @@ class Scene:
         cls, front: Front, share: Share, of: Cost, colors: Mapping[str, str] | None
     ) -> "Scene":
         """The scene of a front of one model and data set."""
-        given = colors or method_colors(front)
+        given = method_colors(front) if colors is None else colors
         references = reference_rows(front, share, of)
         found = {name: given[name] for name in methods(front)}
         greys = {"dense": DENSE_COLOR, CONTROL_NAME: CONTROL_COLOR}
@@ -84,13 +85,14 @@ class Scene:
         name = f"picked_{zlib.crc32(pair_name(front).encode()):08x}"
         picked = altair().selection_point(name=name, fields=["method"], bind="legend")
         return cls(
-            point_rows(front, share, of),
-            seed_rows(front, share, of),
-            references,
-            share,
-            of,
-            found,
-            picked,
+            points=point_rows(front, share, of),
+            seeds=seed_rows(front, share, of),
+            references=references,
+            share=share,
+            of=of,
+            colors=found,
+            shapes=method_shapes(given) | {row["method"]: "stroke" for row in references},
+            picked=picked,
         )
 
     def panels(self) -> list[Any]:
@@ -143,10 +145,12 @@ class Scene:
         base = alt.Chart(rows).encode(
             y=self._y(panel), color=self._color(), tooltip=self._tooltip()
         )
-        band = base.mark_rect(opacity=0.10, clip=panel.zoomed).encode(
+        band = base.mark_rect(opacity=1, fillOpacity=0.10, clip=panel.zoomed).encode(
             y=self._y(panel, "low"), y2="high:Q"
         )
-        dash = alt.condition(alt.datum.method == CONTROL_NAME, alt.value([5, 4]), alt.value([1, 0]))
+        names = list(self.colors)
+        dashes = [[4, 3] if name == CONTROL_NAME else [1, 0] for name in names]
+        dash = alt.StrokeDash("method:N", title=None, scale=alt.Scale(domain=names, range=dashes))
         line = base.mark_rule(strokeWidth=1.5, clip=panel.zoomed).encode(strokeDash=dash)
         return [band, line]
 
@@ -166,23 +170,23 @@ class Scene:
         alt = altair()
         band = (
             alt.Chart(alt.Data(values=self.points))
-            .mark_area(clip=panel.zoomed)
+            .mark_area(clip=panel.zoomed, opacity=1)
             .encode(
                 x=self._x(panel.last),
                 y=self._y(panel, "low"),
                 y2="high:Q",
                 color=self._color(),
-                opacity=self._shown(0.16, 0.02),
+                fillOpacity=self._shown(0.16, 0.02),
             )
         )
         dots = (
             alt.Chart(alt.Data(values=self.seeds))
-            .mark_circle(size=12, clip=panel.zoomed)
+            .mark_circle(size=12, clip=panel.zoomed, opacity=1)
             .encode(
                 x=self._x(panel.last),
                 y=self._y(panel),
                 color=self._color(),
-                opacity=self._shown(0.45, 0.03),
+                fillOpacity=self._shown(0.45, 0.03),
                 tooltip=["method:N", "seed:O", "sparsity:N", f"{self.share}:N"],
             )
         )
@@ -212,9 +216,10 @@ class Scene:
             order="level:Q", opacity=self._shown(1, 0.08)
         )
         names = list(self.colors)
-        shapes = method_shapes(names) | {row["method"]: "stroke" for row in self.references}
         shape = alt.Shape(
-            "method:N", title=None, scale=alt.Scale(domain=names, range=[shapes[n] for n in names])
+            "method:N",
+            title=None,
+            scale=alt.Scale(domain=names, range=[self.shapes[n] for n in names]),
         )
         inside = base.transform_filter(alt.datum.y >= panel.ends[0])
         point = inside.mark_point(filled=True, size=62, clip=panel.zoomed).encode(

@@ -44,9 +44,9 @@ def write_report(
         UserError: a format is unknown.
         MissingExtra: pictures alone are asked for and altair or vl-convert is not installed.
     """
-    for name in formats:
-        if name not in FORMATS:
-            raise UserError(f"no report format is called {name!r}; there is {', '.join(FORMATS)}")
+    for wanted in formats:
+        if wanted not in FORMATS:
+            raise UserError(f"no report format is called {wanted!r}; there is {', '.join(FORMATS)}")
     folder, found = Path(folder), []
     if "html" in formats:
         found.append(folder / "report.html")

@@ -28,7 +28,9 @@ from thrifty.train.recovery import recalibrate
 from thrifty.train.stepper import Stepper
 
 Event = Callable[[dict[str, Any]], None]
-Ramp = Callable[[float], Mapping[str, Tensor] | None]
+Held = Mapping[str, Tensor] | None
+Ramp = Callable[[float, Held], Held]
+"""(progress 0..1, masks held now) -> masks to hold from now on, ``None`` for no change."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,17 @@ class Log(Shown):
     """One row an epoch: loss, training accuracy, learning rate, seconds, inputs a second."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
+    masks: Held = None
+    """What was held at zero when training ended."""
+
+    @property
+    def seconds(self) -> float:
+        """Time of all epochs."""
+        return sum(epoch["seconds"] for epoch in self.epochs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The epochs."""
+        return {"epochs": self.to_rows()}
 
     def to_rows(self) -> list[dict[str, Any]]:
         """A row an epoch."""
@@ -56,9 +69,8 @@ def train(
     data: Data,
     plan: Plan,
     *,
-    masks: Mapping[str, Tensor] | None = None,
+    masks: Held = None,
     seed: int = 0,
-    lr: float | None = None,
     lr_of: Callable[[float], float] | None = None,
     ramp: Ramp | None = None,
     teacher: Teacher | None = None,
@@ -72,7 +84,6 @@ def train(
         model: on the device it shall be trained on.
         masks: what stays zero; ``None`` trains all.
         seed: decides the order of inputs, augmentation and dropout.
-        lr: highest learning rate, instead of the plan's.
         lr_of: learning rate by progress 0..1, instead of the plan's schedule.
         ramp: masks by progress 0..1, for pruning while training; asked at most 100 times.
         teacher: a network to stay close to.
@@ -85,16 +96,15 @@ def train(
             epoch began, and the checkpoint on disk is the last good one.
     """
     if plan.epochs == 0:
-        return Log()
-    if plan.channels_last and len(data.shape) == 3:
-        _channels_last(model)
+        return Log(masks=masks)
+    if plan.channels_last:
+        channels_last(model, data)
     device = next(model.parameters()).device
     split = Split(data.train.inputs.to(device), data.train.labels.to(device))
-    highest = plan.lr if lr is None else lr
-    rate = lr_of or (lambda p: highest * lr_share(plan.schedule, p, plan.warmup))
+    rate = lr_of or (lambda p: plan.lr * lr_share(plan.schedule, p, plan.warmup))
     steps = max(1, len(split) // plan.batch)
     first, rows = 0, list[dict[str, float]]()
-    held = masks if masks is not None else ramp(0.0) if ramp else None
+    held = masks if masks is not None else ramp(0.0, None) if ramp else None
     stepper = Stepper(model, plan, held)
     if checkpoint is not None and checkpoint.exists():
         first, rows, held = _load(checkpoint, model, stepper, held)
@@ -108,7 +118,7 @@ def train(
         for step, (inputs, labels) in enumerate(_batches(data, split, plan, seed, epoch)):
             number = epoch * steps + step
             progress = number / (steps * plan.epochs)
-            if ramp is not None and number % every == 0 and (new := ramp(progress)) is not None:
+            if ramp is not None and number % every == 0 and (new := ramp(progress, held)):
                 held = new
                 stepper.hold(held)
             stepper.zero_grad()
@@ -143,7 +153,7 @@ def train(
                         "accuracy": right / seen,
                     }
                 )
-        if ramp is not None and epoch == plan.epochs - 1 and (new := ramp(1.0)) is not None:
+        if ramp is not None and epoch == plan.epochs - 1 and (new := ramp(1.0, held)):
             held = new
             stepper.hold(held)
         _check_weights(model, epoch, backup)
@@ -165,7 +175,7 @@ def train(
     if plan.recalibrate:
         recalibrate(model, data)
     model.eval()
-    return Log(rows)
+    return Log(rows, held)
 
 
 def derive(seed: int, *words: object) -> int:
@@ -200,8 +210,9 @@ def _precision(plan: Plan, device: torch.device) -> contextlib.AbstractContextMa
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def _channels_last(model: nn.Module) -> None:
-    if any(p.dim() == 4 for p in model.parameters()):
+def channels_last(model: nn.Module, data: Data) -> None:
+    """In place: lay convolutions out with channels last, if the inputs are pictures."""
+    if len(data.shape) == 3 and any(p.dim() == 4 for p in model.parameters()):
         to: Any = model.to
         to(memory_format=torch.channels_last)
 
@@ -223,7 +234,7 @@ def _save(
     rows: list[dict[str, float]],
     model: nn.Module,
     stepper: Stepper,
-    masks: Mapping[str, Tensor] | None,
+    masks: Held,
 ) -> None:
     state = {
         "epochs": epochs,
@@ -237,8 +248,8 @@ def _save(
 
 
 def _load(
-    path: Path, model: nn.Module, stepper: Stepper, masks: Mapping[str, Tensor] | None
-) -> tuple[int, list[dict[str, float]], Mapping[str, Tensor] | None]:
+    path: Path, model: nn.Module, stepper: Stepper, masks: Held
+) -> tuple[int, list[dict[str, float]], Held]:
     device = next(model.parameters()).device
     state = torch.load(path, map_location=device, weights_only=True)
     model.load_state_dict(state["model"])

@@ -1,7 +1,7 @@
 """What repairs a network after a cut: a learning rate fit for the damage, fresh BN statistics."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,45 @@ def last_lr(plan: Plan) -> float:
     epochs = max(1, plan.epochs)
     share = lr_share(plan.schedule, (epochs - 1) / epochs, plan.warmup) if epochs > 1 else 0.1
     return plan.lr * max(share, 1e-3)
+
+
+def course(
+    policy: str,
+    plan: Plan,
+    epochs: int,
+    lr: float | None = None,
+    hurt: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    pretrained: bool = False,
+) -> Callable[[float], float]:
+    """Learning rate of a retraining, by its progress 0..1.
+
+    Args:
+        policy: ``allr`` falls linearly to 0 from a height fit for the damage, after a tenth of
+            warm-up; ``rewind`` replays the end of the dense training; ``finetune`` stays at
+            the rate of the dense training's last epoch.
+        plan: the dense training.
+        epochs: of the retraining.
+        lr: highest learning rate, instead of the policy's.
+        hurt: what :func:`damage` says of the cut.
+        pretrained: the dense network was trained elsewhere, for an unknown number of epochs;
+            ``allr`` then takes a retraining as a tenth of it.
+
+    References:
+        Renda et al., Comparing Rewinding and Fine-tuning, 2020,
+        https://arxiv.org/abs/2003.02389 (rewind); Zimmer et al., 2023 (allr)
+    """
+    if policy == "finetune":
+        constant = lr or last_lr(plan)
+        return lambda progress: constant
+    if policy == "rewind":
+        highest = lr or plan.lr
+        begin = 1.0 - epochs / max(plan.epochs, epochs, 1)
+        return lambda progress: (
+            highest * lr_share(plan.schedule, begin + (1.0 - begin) * progress, plan.warmup)
+        )
+    shorter = 0.1 if pretrained or not plan.epochs else epochs / plan.epochs
+    highest = lr or allr(plan.lr, *hurt, shorter)
+    return lambda progress: highest * lr_share("linear", progress, 0.1)
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def _panels(front: Front, colors: Mapping[str, str]) -> Any:
     alt = altair()
     title = f"Every seed against its own dense parent: {pair_name(front)}"
     names = methods(front)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "method": record.method,
             "seed": record.seed,
@@ -87,8 +87,10 @@ def _panel(rows: list[dict[str, Any]], method: str, color: str, first: bool) -> 
         x=x, y=y, detail="seed:O", tooltip=["method:N", "seed:O", "sparsity:N", "points gained:N"]
     )
     zero = alt.Chart(alt.Data(values=[{"y": 0}])).mark_rule(color="#888888").encode(y=y)
-    line = base.mark_line(strokeWidth=1, opacity=0.6, clip=True, color=color)
+    line = base.mark_line(strokeWidth=1, strokeOpacity=0.6, clip=True, color=color)
     dot = base.transform_filter(alt.datum.y >= bottom)
     return alt.layer(
-        zero, line.encode(order="level:Q"), dot.mark_circle(size=28, clip=True, color=color)
+        zero,
+        line.encode(order="level:Q"),
+        dot.mark_circle(size=28, opacity=1, clip=True, color=color),
     ).properties(width=240, height=190, title=panel_title(method))

@@ -1,0 +1,172 @@
+"""The page: one file that needs nothing else, whatever is on it."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thrifty.errors import UnknownName
+from thrifty.lab.front import Front
+from thrifty.report.page import write_page
+
+HOSTILE = '</script><script>alert(1)</script><b onmouseover="x">&\''
+
+
+class Page(HTMLParser):
+    """The elements of a page, the text of its scripts, and its visible text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self._inside != "style":
+            self.text += data
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+def written(front: Front, folder: Path, **options: Any) -> Page:
+    options = {"title": "a title", "conditions": {}, "charts": ["front"], **options}
+    write_page(front, folder / "report.html", **options)
+    return Page((folder / "report.html").read_text())
+
+
+def test_the_page_asks_the_network_for_nothing(front, tmp_path):
+    page = written(front, tmp_path, charts=None)
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "action", "data", "srcset", "poster"):
+            assert (attributes.get(name) or "data:").startswith(("data:", "#")), (tag, attributes)
+    policy = next(a["content"] for t, a in page.tags if t == "meta" and "http-equiv" in a)
+    assert "default-src 'none'" in policy and "http" not in policy
+    styles = re.findall(r"<style>.*?</style>", (tmp_path / "report.html").read_text(), re.S)
+    assert styles and not any("url(" in style or "@import" in style for style in styles)
+
+
+def test_vega_is_inside_once_for_all_charts(front, tmp_path):
+    page = written(front, tmp_path, charts=["front", "layers", "agreement"])
+    assert sum("vegaEmbed=" in s.replace(" ", "") for s in page.scripts) == 1
+    assert page.count("img") == 3
+    assert (tmp_path / "report.html").stat().st_size < 2_500_000
+
+
+def test_every_chart_is_a_picture_and_a_specification(front, tmp_path):
+    page = written(front, tmp_path, charts=None)
+    places = [a["data-spec"] for t, a in page.tags if t == "div" and "data-spec" in a]
+    found = {a["id"] for t, a in page.tags if a.get("type") == "application/json"}
+    assert set(places) == found and len(places) == 6
+    for text in page.scripts:
+        if text.startswith("{"):
+            assert "$schema" in json.loads(text)
+
+
+def test_names_cannot_become_markup(tmp_path, some_front):
+    front = some_front([HOSTILE], model=HOSTILE, data=HOSTILE, seeds=1)
+    conditions = {HOSTILE: HOSTILE, "recipe": {"model": HOSTILE}}
+    plain = written(some_front(["magnitude"], seeds=1), tmp_path, conditions={"recipe": {"a": 1}})
+    page = written(front, tmp_path, title=HOSTILE, conditions=conditions)
+    assert page.count("script") == plain.count("script")
+    assert page.count("b") == 0
+    assert not any("onmouseover" in attributes for _, attributes in page.tags)
+    assert HOSTILE in page.text
+
+
+def test_the_first_sentences_say_what_was_found(front, tmp_path):
+    text = written(front, tmp_path).text
+    assert "The dense lenet on digits is right on 98.18 \u00b1 0.09 %" in text
+    assert "The smallest within half a point is magnitude" in text
+    assert "times less than the dense network" in text
+    assert "the knee of the front" in text
+    assert "come from longer training, not from pruning" in text
+
+
+def test_the_table_has_a_row_for_every_point(front, tmp_path):
+    page = written(front, tmp_path, charts=[])
+    assert page.count("tr") == len(front.points) + 1
+    marked = [a["class"] for t, a in page.tags if t == "tr" and "pick" in a.get("class", "")]
+    assert len(marked) == 1
+
+
+def test_a_column_in_which_nothing_was_measured_is_left_out(tmp_path, some_front):
+    assert "latency us" in written(some_front(), tmp_path, charts=[]).text
+    assert "latency us" not in written(some_front(latency=False), tmp_path, charts=[]).text
+
+
+def test_latencies_within_noise_are_not_called_faster(front, tmp_path):
+    text = written(front, tmp_path, charts=["front?of=latency_us"]).text
+    assert "no speed was won" in text
+    assert "Masks alone do not make a dense runtime faster" in text
+
+
+def test_there_is_no_latency_chart_without_latencies(tmp_path, some_front):
+    page = written(some_front(latency=False), tmp_path, charts=None)
+    assert "Masks alone" not in page.text
+    assert page.count("img") == 5
+
+
+def test_a_page_of_nothing_says_so(tmp_path):
+    page = written(Front(()), tmp_path, charts=None)
+    assert "Nothing was measured yet." in page.text
+    assert page.count("table") == 0
+
+
+def test_a_page_without_pruned_networks_has_its_dense_parent(tmp_path, some_record):
+    page = written(Front((some_record(),)), tmp_path)
+    assert "No pruned network was measured yet." in page.text
+    assert page.count("tr") == 2
+
+
+def test_one_seed_is_said_to_have_no_spread(tmp_path, some_front):
+    text = written(some_front(["magnitude"], seeds=1, levels=[0.9]), tmp_path).text
+    assert "no spread is known" in text
+
+
+def test_it_is_said_when_nothing_stays_within_half_a_point(tmp_path, some_front):
+    front = some_front(["random"], levels=(0.5, 0.8, 0.9, 0.95))
+    worse = Front(tuple(r for r in front.records if r.level == 0 or r.level > 0.8))
+    text = written(worse, tmp_path).text
+    assert "No pruned network stays within half a point" in text
+    assert "the nearest, random at" in text
+
+
+def test_each_model_and_data_set_has_its_section(tmp_path, some_front):
+    other = some_front(["magnitude"], model="mlp", data="mnist", seeds=1)
+    page = written(Front(some_front(seeds=1).records + other.records), tmp_path)
+    assert page.count("table") == 2
+    assert "lenet on digits" in page.text and "mlp on mnist" in page.text
+
+
+def test_conditions_and_recipe_are_shown(front, tmp_path):
+    conditions = {
+        "threads": 2,
+        "versions": {"torch": "2.13.0"},
+        "recipe": {"prune": {"levels": [1]}},
+    }
+    text = written(front, tmp_path, conditions=conditions, charts=[]).text
+    assert "torch 2.13.0" in text
+    assert "prune:\n  levels:\n  - 1" in text
+
+
+def test_an_unknown_chart_is_refused_before_a_file_is_written(front, tmp_path):
+    with pytest.raises(UnknownName, match="did you mean front"):
+        write_page(front, tmp_path / "x.html", title="", conditions={}, charts=["fromt"])
+    assert not list(tmp_path.iterdir())
