@@ -50,6 +50,12 @@ def test_one_seed_has_no_deviation():
     assert point.accuracy_std is None and point.drop_std is None
 
 
+def test_a_seed_that_diverged_makes_the_mean_nan_and_nothing_worse():
+    (point,) = points([some_record(accuracy=math.nan), some_record(seed=1)])
+    assert math.isnan(point.accuracy) and point.accuracy_std is not None
+    assert math.isnan(point.accuracy_std)
+
+
 def test_a_drop_is_taken_against_the_parent_of_the_same_seed():
     records = [
         some_record(seed=0, accuracy=0.90, accuracy_dense=0.91),

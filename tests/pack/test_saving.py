@@ -202,6 +202,7 @@ def test_a_network_of_the_user_s_own_is_loaded_by_naming_it(tmp_path):
         (said(shape=[1 << 60]), "is no network"),
         (said(model="lenot"), "names the network 'lenot'"),
         (said(model="lenet?width=0.1&width=1"), "twice"),
+        (said(model="lenet?width<0.1"), "names no network"),
         (said(model="lenet?width=200000"), "of another shape"),
         (said(model="lenet_300_100", shape=[1 << 20] * 9), "cannot be built"),
         (said(model="lenet?width=-1"), "cannot be built"),
@@ -220,8 +221,9 @@ def test_a_network_of_the_user_s_own_is_loaded_by_naming_it(tmp_path):
     ],
 )
 def test_a_header_that_lies_is_told(tmp_path, header, told):
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=told) as caught:
         load(headed(header, tmp_path / "m.safetensors"))
+    assert "m.safetensors" in str(caught.value)
 
 
 def test_safetensors_of_others_are_no_network(tmp_path):

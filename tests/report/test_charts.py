@@ -132,7 +132,7 @@ def test_a_network_that_kept_nothing_has_a_place_on_the_log_axis(some_record):
 
 
 def test_a_share_axis_ends_on_half_points_and_within_0_and_1():
-    assert domain([0.981, 0.9996]) == (0.975, 1.0)
+    assert domain([0.981, 0.9996]) == (0.98, 1.0)
     assert domain([]) == (0.0, 1.0)
 
 

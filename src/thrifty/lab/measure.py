@@ -270,9 +270,7 @@ def _processor() -> str:
     try:
         with open("/proc/cpuinfo") as file:
             lines: Mapping[str, str] = dict(
-                line.split(":", 1)
-                for line in file.read().splitlines()
-                if ":" in line
+                line.split(":", 1) for line in file.read().splitlines() if ":" in line
             )
         names = [v.strip() for k, v in lines.items() if k.strip() == "model name"]
         return names[0] if names else platform.machine()

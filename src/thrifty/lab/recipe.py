@@ -153,6 +153,8 @@ class Machine(Table):
     """Threads a worker; for small networks more of them are slower."""
     workers: Annotated[int, Field(ge=1)] | None = None
     """Processes; by the number of cores if not given."""
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 20.0
+    """Least time between two checkpoints of a network in training."""
 
 
 class Recipe(Table):

@@ -1,8 +1,9 @@
 """What was measured: a record is one network of one seed, a point is the mean over its seeds."""
 
 import dataclasses
+import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,6 +116,13 @@ def points(records: Iterable[Record]) -> list[Point]:
     return [_point(group) for group in groups.values()]
 
 
+def deviation(values: Sequence[float]) -> float | None:
+    """Sample standard deviation: ``None`` of a single value, NaN if one is not finite."""
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+
+
 def _point(group: list[Record]) -> Point:
     def mean(name: str) -> float:
         return statistics.fmean(getattr(r, name) for r in group)
@@ -124,7 +132,7 @@ def _point(group: list[Record]) -> Point:
         return None if any(v is None for v in values) else statistics.fmean(values)
 
     def spread(name: str) -> float | None:
-        return statistics.stdev(getattr(r, name) for r in group) if len(group) > 1 else None
+        return deviation([getattr(r, name) for r in group])
 
     first = group[0]
     return Point(

@@ -86,6 +86,7 @@ class Lab:
             self.recipe.train,
             seed=derive(seed, "dense"),
             checkpoint=step.checkpoint,
+            checkpoint_seconds=self.recipe.machine.checkpoint_seconds,
             tell=self._events(DENSE, 0.0),
         )
         self._finish(model, step, log, None, seed=seed, method=DENSE, level=0.0)
@@ -184,6 +185,7 @@ class Lab:
             ramp=ramp,
             teacher=teacher,
             checkpoint=step.checkpoint,
+            checkpoint_seconds=self.recipe.machine.checkpoint_seconds,
             tell=self._events(method, self.chains.levels(method)[number]),
         )
 

@@ -132,6 +132,8 @@ class Store:
     def lock(self) -> Iterator[None]:
         """Hold the folder alone; the system lets go when the process ends, however it ends.
 
+        What a killed process was writing, under temporary names, is removed.
+
         Raises:
             UserError: another process is at work in it.
         """
@@ -146,6 +148,8 @@ class Store:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
+            for left_over in self.root.rglob(".*.part"):
+                left_over.unlink(missing_ok=True)
             yield
 
     def remember_data(self, digest: str, name: str) -> None:

@@ -98,7 +98,11 @@ def architecture_in(metadata: Mapping[str, str], path: Path) -> Architecture:
             f"{path}: the header has model={model!r}, classes={classes!r}, shape={shape!r}, which "
             f"is no network; the file is damaged; {_MENDED}"
         )
-    _check_allowed(parse_spec(model), path)
+    try:
+        spec = parse_spec(model)
+    except UserError as error:
+        raise UserError(f"{path}: the header names no network: {error}") from None
+    _check_allowed(spec, path)
     return Architecture(model, classes, None if shape is None else tuple(shape))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from thrifty.lab.front import Cost, Front
 from thrifty.report.extra import altair
-from thrifty.report.look import WIDTH, panel_title
+from thrifty.report.look import WIDTH, note, panel_title
 from thrifty.report.parts import (
     CONTROL_COLOR,
     CONTROL_NAME,
@@ -281,9 +281,11 @@ def draw(
 ) -> Any:
     """The panels of a front of one model and data set, one above the other, with a title."""
     alt = altair()
-    panels = Scene.of_front(front, share, of, colors).panels()
+    scene = Scene.of_front(front, share, of, colors)
+    if not scene.points and not scene.references:
+        return note(f"no {share} of a pruned network was measured", about[0])
     return (
-        alt.vconcat(*panels, spacing=12)
+        alt.vconcat(*scene.panels(), spacing=12)
         .resolve_scale(color="shared", shape="shared")
         .properties(title=alt.TitleParams(about[0], subtitle=list(about[1:])))
     )

@@ -48,11 +48,6 @@ def method_shapes(names: Iterable[str]) -> dict[str, str]:
     return {name: SHAPES[i % len(SHAPES)] for i, name in enumerate(names)}
 
 
-def shown_name(method: str) -> str:
-    """The name in legends: the control says what it is."""
-    return CONTROL_NAME if method == CONTROL else method
-
-
 def finite(row: Mapping[str, Any]) -> dict[str, Any]:
     """``row`` with NaN and infinities as ``None``: JSON has no word for them."""
     return {

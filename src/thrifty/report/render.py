@@ -1,5 +1,7 @@
 """Charts as SVG and PNG, without a browser and without a network."""
 
+import re
+import zlib
 from functools import cache
 from typing import Any
 
@@ -13,7 +15,7 @@ def svg(chart: Any) -> str:
         MissingExtra: altair or vl-convert-python is not installed.
     """
     text: str = vl_convert().vegalite_to_svg(chart.to_dict(), vl_version=_version())
-    return text
+    return _with_own_ids(text)
 
 
 def png(chart: Any, scale: float = 2) -> bytes:
@@ -39,6 +41,22 @@ def vega_script() -> str:
     """
     script: str = vl_convert().javascript_bundle(vl_version=_version())
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _with_own_ids(text: str) -> str:
+    """Name the clip paths after the picture.
+
+    Vega numbers them in the order a process draws: equal charts would differ from run to run, and
+    two charts on one page could clip each other.
+    """
+    numbers = dict.fromkeys(re.findall(r'id="clip(\d+)"', text))
+    places = {number: str(place) for place, number in enumerate(numbers)}
+    plain = _CLIP.sub(lambda m: f"{m[1]}{places.get(m[2], m[2])}", text)
+    name = f"{zlib.crc32(plain.encode()):08x}"
+    return _CLIP.sub(lambda m: f"{m[1]}-{name}-{m[2]}", plain)
+
+
+_CLIP = re.compile(r'((?:id="|url\(#)clip)(\d+)')
 
 
 def _version() -> str:

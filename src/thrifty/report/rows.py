@@ -1,13 +1,12 @@
 """The rows that charts draw, as plain values: means, single seeds, references, and tooltips."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from thrifty.errors import UserError
 from thrifty.lab.front import COSTS, Cost, Front
-from thrifty.lab.records import Point, Record
+from thrifty.lab.records import Point, Record, deviation
 from thrifty.registry import suggest
 from thrifty.report.parts import CONTROL_NAME, finite, methods
 from thrifty.report.units import percent, quantity, sparsity_percent
@@ -134,9 +133,5 @@ def _row(front: Front, point: Point, share: Share, x: float | None) -> Row:
 
 
 def _spread(front: Front, point: Point, share: Share) -> float:
-    values = [
-        getattr(r, share)
-        for r in front.records
-        if (r.method, r.level) == (point.method, point.level)
-    ]
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+    of = (point.method, point.level)
+    return deviation([getattr(r, share) for r in front.records if (r.method, r.level) == of]) or 0.0
