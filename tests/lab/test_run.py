@@ -214,7 +214,7 @@ def test_what_cannot_work_is_said_before_any_training(tmp_path):
     started = time.monotonic()
     for change, message in [
         ({"prune": {"sparsity": [0.9999]}}, "highest sparsity of this network"),
-        ({"prune": {"keep": ["convx"]}}, "matches no prunable layer; did you mean"),
+        ({"prune": {"keep": ["convx"]}}, "matches no prunable layer; there is conv1.weight"),
         ({"model": "vgg16_bn"}, "vgg16_bn"),
         ({"data": "digit"}, "did you mean digits"),
         ({"weights": "nowhere.pt"}, "nowhere.pt"),

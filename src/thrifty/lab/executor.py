@@ -8,19 +8,24 @@
 A job is a value that can be pickled and ``function(job, tell)`` a function of a module.  Jobs
 must be safe to repeat: when a worker dies (out of memory, killed), its jobs are given to a new
 one, at most twice.
+
+Workers tell of their progress in files, a line an event: a queue or a lock that they share
+with this process would block it if one is killed while it holds it.
 """
 
 import contextlib
+import json
 import multiprocessing
 import os
-import queue
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from thrifty.errors import UserError
@@ -100,34 +105,65 @@ class Processes:
         tell: Tell,
     ) -> Iterator[tuple[int, Any]]:
         context = multiprocessing.get_context("spawn")
-        events, stop = context.Queue(), context.Event()
-        with _environment(self.threads):
+        with tempfile.TemporaryDirectory(prefix="thrifty-") as name, _environment(self.threads):
+            post = _Post(Path(name))
             pool = ProcessPoolExecutor(
                 max_workers=min(self.workers, len(indices)),
                 mp_context=context,
                 initializer=_begin,
-                initargs=(events, stop, self.threads, os.getpid()),
+                initargs=(post, self.threads, os.getpid()),
             )
             futures: dict[Future[Any], int] = {
                 pool.submit(_attempt, function, jobs[i]): i for i in indices
             }
-        try:
-            while futures:
-                done, _ = wait(futures, timeout=0.2, return_when=FIRST_COMPLETED)
-                _drain(events, tell)
-                for future in done:
-                    index = futures.pop(future)
-                    error = future.exception()
-                    if error is not None and not isinstance(error, BrokenProcessPool):
-                        raise error
-                    yield index, error if error is not None else future.result()
-        finally:
-            if futures:
-                stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            _drain(events, tell)
-            events.cancel_join_thread()
-            events.close()
+            try:
+                while futures:
+                    done, _ = wait(futures, timeout=0.2, return_when=FIRST_COMPLETED)
+                    post.read(tell)
+                    for future in done:
+                        index = futures.pop(future)
+                        error = future.exception()
+                        if error is not None and not isinstance(error, BrokenProcessPool):
+                            raise error
+                        yield index, error if error is not None else future.result()
+            finally:
+                if futures:
+                    post.stop()
+                pool.shutdown(wait=True, cancel_futures=True)
+            post.read(tell)
+
+
+class _Post:
+    """Events from workers to this process, a file a worker; and the word to stop, a file too."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._read: dict[Path, int] = {}
+
+    def write(self, event: dict[str, Any]) -> None:
+        """Append an event to this worker's file."""
+        with (self.folder / f"{os.getpid()}.jsonl").open("a") as file:
+            file.write(json.dumps(event) + "\n")
+
+    def read(self, tell: Tell) -> None:
+        """Tell of every whole line that is new."""
+        for path in sorted(self.folder.glob("*.jsonl")):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                text = file.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            self._read[path] = self._read.get(path, 0) + len(whole)
+            for line in whole.splitlines():
+                tell(json.loads(line))
+
+    def stop(self) -> None:
+        """Tell all workers to end."""
+        (self.folder / "stop").touch()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether they were told, or whoever would tell them is gone."""
+        return not self.folder.exists() or (self.folder / "stop").exists()
 
 
 def best(workers: int | None, threads: int, jobs: int) -> Executor:
@@ -148,27 +184,27 @@ def attempt(function: Callable[[Job, Tell], Any], job: Job, tell: Tell) -> Any:
         return Failed(f"{error.strerror or error}{place}; what was done before is kept")
 
 
-_events: Any = None
+_post: _Post | None = None
 
 
 def _attempt(function: Callable[[Any, Tell], Any], job: Any) -> Any:
-    return attempt(function, job, _events.put)
+    assert _post is not None
+    return attempt(function, job, _post.write)
 
 
-def _begin(events: Any, stop: Any, threads: int, parent: int) -> None:
+def _begin(post: _Post, threads: int, parent: int) -> None:
     """Set up a worker: its threads, its end when told or orphaned, no Ctrl-C of its own."""
-    global _events
-    _events = events
-    events.cancel_join_thread()
+    global _post
+    _post = post
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_watch, args=(stop, parent), daemon=True).start()
+    threading.Thread(target=_watch, args=(post, parent), daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
 
 
-def _watch(stop: Any, parent: int) -> None:
-    while os.getppid() == parent and not stop.is_set():
+def _watch(post: _Post, parent: int) -> None:
+    while os.getppid() == parent and not post.stopped:
         time.sleep(0.25)
     os._exit(1)
 
@@ -187,9 +223,3 @@ def _environment(threads: int) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _drain(events: Any, tell: Tell) -> None:
-    with contextlib.suppress(queue.Empty, OSError, EOFError):
-        while True:
-            tell(events.get_nowait())

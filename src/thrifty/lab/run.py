@@ -80,10 +80,13 @@ def _begin(lab: Lab) -> None:
         "dense": str(dense.model.relative_to(store.root)),
         "conditions": measure.conditions(recipe.machine.threads, str(lab.device)),
     }
-    if not all(step.done for step in lab.chains.all()):
+    new = not all(step.done for step in lab.chains.all())
+    if new:
         _preflight(lab)
     files.write_text(store.recipe, recipe.to_yaml())
     files.write_json(store.about, about)
+    if new:
+        store.remember_data(lab.data.digest, recipe.data)
 
 
 def _preflight(lab: Lab) -> None:

@@ -70,7 +70,8 @@ class Lab:
     def data(self) -> Data:
         """The data set, checked to be the one the run began with."""
         data = load_data(self.recipe.data)
-        self.store.remember_data(data.digest, self.recipe.data)
+        if self.store.about.exists():
+            self.store.remember_data(data.digest, self.recipe.data)
         return data
 
     def dense(self, seed: int) -> int:
