@@ -168,7 +168,7 @@ class Lab:
     ) -> Log:
         recipe, said = self.recipe, self.recipe.retrain
         if said.epochs == 0 and said.recalibrate:
-            recalibrate(model, self.data)
+            recalibrate(model, self.data, augmented=recipe.train.augment)
         plan = recipe.train.model_copy(
             update={"epochs": said.epochs, "recalibrate": said.recalibrate}
         )

@@ -173,7 +173,7 @@ def train(
             _save(checkpoint, epoch + 1, rows, model, stepper, held)
     stepper.release()
     if plan.recalibrate:
-        recalibrate(model, data)
+        recalibrate(model, data, augmented=plan.augment)
     model.eval()
     return Log(rows, held)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from thrifty.data import Data
+from thrifty.data import Data, augment
 from thrifty.train.plan import Plan, lr_share
 
 
@@ -104,11 +104,24 @@ def course(
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, data: Data, inputs: int = 2048, batch: int = 256) -> bool:
+def recalibrate(
+    model: nn.Module,
+    data: Data,
+    *,
+    augmented: bool = True,
+    inputs: int = 5120,
+    batch: int = 256,
+    seed: int = 0,
+) -> bool:
     """In place: set the running statistics of batch normalisation to those of training inputs.
 
-    Plain averages over the first ``inputs`` training inputs, not augmented; nothing else of the
-    model changes, and the same data give the same statistics.
+    Plain averages over training inputs drawn by the seed; nothing else of the model changes,
+    and the same data and seed give the same statistics.
+
+    Args:
+        augmented: shift and mirror the inputs as training does.  A network trained on shifted
+            pictures expects their statistics: on CIFAR-10, ResNet-20 loses 3 points with those
+            of the pictures as they are.
 
     Returns:
         Whether the model has any batch normalisation that keeps statistics.
@@ -123,14 +136,19 @@ def recalibrate(model: nn.Module, data: Data, inputs: int = 2048, batch: int = 2
     training = {module: module.training for module in model.modules()}
     momenta = [norm.momentum for norm in norms]
     device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(data.train), generator=generator)[:inputs]
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
     try:
-        for start in range(0, min(inputs, len(data.train)), batch):
-            model(data.prepare(data.train.inputs[start : start + batch].to(device)))
+        for piece in torch.split(order, batch):
+            pictures = data.train.inputs[piece]
+            if augmented and (data.shift or data.flip):
+                pictures = augment(pictures, data.shift, data.flip, generator)
+            model(data.prepare(pictures.to(device)))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
