@@ -128,8 +128,9 @@ def prune(
         Any other key of a recipe, such as ``train.batch=128 retrain.distill=.5``.
     """
     from thrifty.lab.recipe import make, overridden
+    from thrifty.nets import file_of
 
-    if train_epochs is None and (weights or Path(model).exists() or "weights=" in model):
+    if train_epochs is None and (weights or file_of(model) or "weights=" in model):
         train_epochs = 0
     values: dict[str, Any] = {
         "model": model,
@@ -371,11 +372,12 @@ def _run(recipe: "Recipe", out: Path | None, as_json: bool, quiet: bool) -> None
 
 
 def _report(front: "Front", store: Any, folder: Path) -> list[Path]:
+    from thrifty.lab.records import titled
     from thrifty.report.write import write_report
 
     about = store.conditions()
     shown = dict(about["conditions"]) | {"recipe": store.recipe.read_text()}
-    title = f"{about['model']} on {about['data']}"
+    title = titled(about["model"], about["data"])
     return write_report(front, folder, title=title, conditions=shown)
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+
 from thrifty.errors import UserError
 from thrifty.lab.chains import Chains
 from thrifty.lab.recipe import Recipe, identity, make, overridden, read, shipped

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from thrifty.errors import Unfinished, UserError
 from thrifty.lab.executor import InProcess, Processes
 from thrifty.lab.pick import pick_from

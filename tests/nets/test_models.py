@@ -154,11 +154,10 @@ def test_an_empty_folder_is_told(tmp_path):
         resolve(tmp_path)
 
 
-def test_a_folder_without_a_network_does_not_hide_a_built_in_name(here):
-    (here / "lenet").mkdir()
-    assert isinstance(resolve("lenet"), nn.Module)
+def test_a_folder_does_not_hide_a_built_in_name(here):
     save(resolve("lenet_300_100"), here / "lenet" / "model.safetensors")
-    assert architecture_of(resolve("lenet")).model == "lenet_300_100"
+    assert architecture_of(resolve("lenet")).model == "lenet"
+    assert architecture_of(resolve("./lenet")).model == "lenet_300_100"
 
 
 def test_weights_alone_are_no_network(tmp_path):

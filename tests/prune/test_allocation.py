@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from thrifty.errors import UserError
 from thrifty.prune.allocation import ALLOCATIONS, Budget, alive, allocate, lamp_scores
 

@@ -5,9 +5,10 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
+
 from thrifty.errors import UserError
 from thrifty.prune import Budget, Masks, apply, cut, freeze, masks, of_zeros, prune
-from torch import nn
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05),

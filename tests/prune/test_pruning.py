@@ -4,10 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+
 from thrifty.errors import UserError
 from thrifty.prune import Budget, Cut, cut, prunable, prune
 from thrifty.prune.evidence import gather
-from torch import nn
 
 
 def network(seed: int = 0) -> nn.Module:

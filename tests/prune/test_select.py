@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from thrifty.errors import UserError
 from thrifty.prune import select
 from thrifty.prune.select import count_together, top, top_together

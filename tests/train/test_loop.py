@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+
 from thrifty.errors import Diverged
 from thrifty.lab.measure import judge
 from thrifty.prune import Budget, Cut, cut, of_zeros
@@ -12,7 +14,6 @@ from thrifty.train.loop import Teacher, train
 from thrifty.train.plan import Plan
 from thrifty.train.recovery import damage, recalibrate
 from thrifty.train.stepper import Stepper
-from torch import nn
 
 
 def network(seed: int = 0) -> nn.Module:

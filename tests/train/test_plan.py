@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
 from thrifty.train.plan import Plan, lr_share
 from thrifty.train.recovery import allr, last_lr
 

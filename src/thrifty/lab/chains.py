@@ -13,6 +13,7 @@ from thrifty.errors import UserError
 from thrifty.lab.recipe import Recipe, identity
 from thrifty.lab.records import CONTROL, DENSE
 from thrifty.lab.store import Step, Store
+from thrifty.nets import file_of
 from thrifty.prune.methods import METHODS
 from thrifty.prune.pruning import Cut
 from thrifty.prune.schedules import Schedule, schedule
@@ -102,12 +103,11 @@ class Chains:
     @functools.cached_property
     def weights_digest(self) -> str | None:
         """SHA-256 of the file of weights that the recipe starts from, if it does."""
-        place = Path(self.recipe.weights or self.recipe.model)
-        if place.is_file():
-            return files.digest(place)
-        if self.recipe.weights is not None:
+        weights = self.recipe.weights
+        place = Path(weights) if weights is not None else file_of(self.recipe.model)
+        if place is not None and not place.is_file():
             raise UserError(f"weights: {place}: there is no such file")
-        return None
+        return files.digest(place) if place is not None else None
 
     def _schedule(self, method: str) -> str:
         if method == CONTROL:

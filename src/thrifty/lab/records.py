@@ -107,6 +107,19 @@ class Point(Shown):
     epochs: int
 
 
+def titled(model: str, data: str) -> str:
+    """A network on a data set, as a title names them: no folders, no options of the data.
+
+    Example:
+        >>> titled("resnet20?width=2", "parquet:/some/where/cifar10?train=1000")
+        'resnet20?width=2 on cifar10'
+    """
+    name, _, place = data.partition("?")[0].replace("\\", "/").partition(":")
+    if place and name not in ("mnist", "fashion_mnist"):
+        name = place.rstrip("/").rpartition("/")[2]
+    return f"{model.replace(chr(92), '/').rstrip('/').rpartition('/')[2]} on {name}"
+
+
 def points(records: Iterable[Record]) -> list[Point]:
     """Group records by (model, data, method, level) and average over seeds, in first-seen order."""
     groups: dict[tuple[str, str, str, float], list[Record]] = {}

@@ -175,7 +175,7 @@ class Lab:
         teacher = None
         if said.distill:
             teacher = Teacher(self.build(parent.model).eval(), said.distill, said.temperature)
-        pretrained = recipe.weights is not None or Path(recipe.model).exists()
+        pretrained = self.chains.weights_digest is not None
         return train(
             model,
             self.data,

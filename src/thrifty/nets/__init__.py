@@ -8,7 +8,7 @@ command line.  Nothing that stands in a weight file is ever run.
 from thrifty.nets.architecture import NETS, Architecture, architecture_of
 from thrifty.nets.fit import load_weights
 from thrifty.nets.macs import count_macs
-from thrifty.nets.models import resolve
+from thrifty.nets.models import file_of, resolve
 from thrifty.nets.reading import read_weights
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Architecture",
     "architecture_of",
     "count_macs",
+    "file_of",
     "load_weights",
     "read_weights",
     "resolve",

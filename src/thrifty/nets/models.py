@@ -55,7 +55,7 @@ def _resolved(model: str | Path, classes: int | None, shape: tuple[int, ...] | N
         raise UserError(
             f"{model!r} names no network; give a name such as 'resnet20', a path or a module"
         )
-    file = _file(model)
+    file = file_of(model)
     if file is None:
         return build(str(model), classes, None if shape is None else tuple(shape))
     if file.name.lower().endswith(PICKLES):
@@ -73,10 +73,14 @@ def _resolved(model: str | Path, classes: int | None, shape: tuple[int, ...] | N
     return module
 
 
-def _file(model: str | Path) -> Path | None:
-    """The file that ``model`` is a path to, None if it is no path."""
+def file_of(model: str | Path) -> Path | None:
+    """The file that ``model`` is a path to, None if it is no path.
+
+    A built-in name is never one, so that a folder of results called ``lenet`` does not hide the
+    network; write ``./lenet`` for the folder.
+    """
     path = located(model)
-    if isinstance(model, str) and model in NETS and not _holds_model(path):
+    if isinstance(model, str) and model in NETS:
         return None
     try:
         folder, there = path.is_dir(), path.exists()
@@ -89,10 +93,6 @@ def _file(model: str | Path) -> Path | None:
     if isinstance(model, Path):
         raise UserError(f"there is no file or folder {str(model)!r} (seen from {Path.cwd()})")
     return None
-
-
-def _holds_model(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (*IN_FOLDER, "run.json"))
 
 
 def _in_folder(folder: Path) -> Path:

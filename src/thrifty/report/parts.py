@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from thrifty.lab.front import Front
-from thrifty.lab.records import CONTROL, DENSE
+from thrifty.lab.records import CONTROL, DENSE, titled
 
 CONTROL_NAME = "dense, trained on"
 DENSE_COLOR, CONTROL_COLOR = "#3d3d3d", "#8a8a8a"
@@ -29,7 +29,7 @@ def pair_name(front: Front) -> str:
     """What is measured in a front of one pair: ``lenet on digits``."""
     if not front.records:
         return "nothing measured"
-    return f"{front.records[0].model} on {front.records[0].data}"
+    return titled(front.records[0].model, front.records[0].data)
 
 
 def methods(front: Front) -> list[str]:

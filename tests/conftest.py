@@ -1,0 +1,35 @@
+"""Shared by all tests: where real data lie, and a way to refuse skipped tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets and weights that THRIFTY_DATA names."""
+    folder = os.environ.get("THRIFTY_DATA")
+    if not folder:
+        pytest.skip("THRIFTY_DATA names no folder of real data")
+    return Path(folder)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """With THRIFTY_NO_SKIPS set, a skipped test has failed: it guards nothing."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and os.environ.get("THRIFTY_NO_SKIPS"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and no test may be: {report.longrepr}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector):
+    """The same for whole files that are skipped as they are read."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and os.environ.get("THRIFTY_NO_SKIPS"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and no test may be: {report.longrepr}"
