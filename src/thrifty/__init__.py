@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from thrifty.errors import UserError
     from thrifty.lab.front import Front
     from thrifty.lab.measure import Measurement, measure
-    from thrifty.lab.recipe import Recipe
+    from thrifty.lab.recipe import Recipe, recipe
     from thrifty.lab.records import Point, Record
     from thrifty.lab.run import run
+    from thrifty.lab.store import read_front
     from thrifty.nets import resolve
     from thrifty.pack import load, save
     from thrifty.prune import Budget, Masks, apply, criterion, cut, freeze, prune
@@ -46,7 +47,9 @@ _HOMES = {
     "load_data": "thrifty.data",
     "measure": "thrifty.lab.measure",
     "prune": "thrifty.prune",
+    "read_front": "thrifty.lab.store",
     "recalibrate": "thrifty.train.recovery",
+    "recipe": "thrifty.lab.recipe",
     "resolve": "thrifty.nets",
     "run": "thrifty.lab.run",
     "save": "thrifty.pack",
@@ -73,7 +76,9 @@ __all__ = [
     "load_data",
     "measure",
     "prune",
+    "read_front",
     "recalibrate",
+    "recipe",
     "resolve",
     "run",
     "save",

@@ -202,11 +202,11 @@ def report(runs: Annotated[list[Path], Many], /, *, out: Out = None) -> None:
     runs
         Run folders.
     """
-    from thrifty.lab.store import Store, read_fronts
+    from thrifty.lab.store import Store, read_front
 
     if not runs:
         raise UserError("thrifty report needs a run folder, such as runs/demo")
-    front = read_fronts(runs)
+    front = read_front(*runs)
     folder = out or (runs[0] if len(runs) == 1 else Path("report"))
     for path in _report(front, Store(runs[0]), folder):
         print(path)

@@ -31,7 +31,7 @@ class Shown:
         try:
             import pandas
         except ImportError:
-            raise MissingExtra("hub", "pandas", "to_pandas()") from None
+            raise MissingExtra("data", "pandas", "to_pandas()") from None
         return pandas.DataFrame(self.to_rows())
 
     def _repr_html_(self) -> str:

@@ -45,7 +45,9 @@ def test_a_partial_table_keeps_the_other_defaults_of_its_place():
 def test_numbers_as_people_write_them(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(
-        "train: {lr: 1e-3, weight_decay: 5e-4}\nprune: {sparsity: .95, method: random}\nseeds: [3, 5]\n"
+        "train: {lr: 1e-3, weight_decay: 5e-4}\n"
+        "prune: {sparsity: .95, method: random}\n"
+        "seeds: [3, 5]\n"
     )
     recipe = read(path)
     assert recipe.train.lr == 0.001

@@ -18,7 +18,7 @@ from thrifty.lab.executor import InProcess, Processes
 from thrifty.lab.pick import pick_from
 from thrifty.lab.recipe import make
 from thrifty.lab.run import run
-from thrifty.lab.store import Store, read_fronts
+from thrifty.lab.store import Store, read_front
 from thrifty.nets import resolve
 from thrifty.prune.masks import load as load_masks
 
@@ -293,7 +293,7 @@ def test_explicit_layers_are_cut_as_written(tmp_path):
 
 
 def test_runs_are_merged_and_doubles_taken_once(finished, tmp_path):
-    front = read_fronts([finished, finished])
+    front = read_front(finished, finished)
     assert len(front.records) == len(Store(finished).front().records)
 
 

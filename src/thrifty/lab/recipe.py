@@ -216,10 +216,22 @@ def make(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
         UserError: with every mistake, its place and what is allowed there.
     """
     try:
-        recipe = Recipe.model_validate(values)
+        return Recipe.model_validate(values)
     except ValidationError as error:
         raise UserError("\n".join(_mistakes(error, where))) from None
-    return recipe
+
+
+def recipe(**values: Any) -> Recipe:
+    """A recipe from keywords; tables are dictionaries, and what is not given has its default.
+
+    Example:
+        >>> recipe(model="lenet", prune={"sparsity": [0.9]}).prune.sparsity
+        (0.9,)
+
+    Raises:
+        UserError: with every mistake, its place and what is allowed there.
+    """
+    return make(values)
 
 
 def read(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:

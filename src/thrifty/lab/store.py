@@ -198,8 +198,16 @@ class Store:
         return dict(_json(self.about))
 
 
-def read_fronts(folders: Sequence[Path]) -> Front:
-    """The records of several runs as one front; a record that is in two is taken once."""
+def read_front(*folders: Path | str) -> Front:
+    """The records of one run folder, or of several as one front.
+
+    A record that is in two runs is taken once.
+
+    Raises:
+        UserError: no folder is given, or one holds no run or a damaged one.
+    """
+    if not folders:
+        raise UserError("name at least one run folder, such as runs/demo")
     fronts = [Store(folder).front() for folder in folders]
     found: dict[tuple[str, float], Record] = {}
     for front in fronts:
