@@ -7,6 +7,7 @@ caches only; wall time is kept beside it.  Programs set one thread before they i
 import datetime
 import platform
 import random
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,14 @@ import torch
 
 @dataclass
 class Times:
-    """Seconds of one competitor, an entry a round."""
+    """What a call of one competitor took, an entry a round."""
 
     cpu: list[float] = field(default_factory=list)
+    """Seconds of this thread."""
     wall: list[float] = field(default_factory=list)
+    """Seconds of the clock."""
+    faults: list[float] = field(default_factory=list)
+    """Pages that the kernel had to hand out: memory that the allocator had given back."""
 
 
 def timed(call: Callable[[], object], calls: int = 1) -> tuple[float, float]:
@@ -36,15 +41,18 @@ def timed(call: Callable[[], object], calls: int = 1) -> tuple[float, float]:
 def interleaved(
     competitors: Mapping[str, Callable[[], object]], rounds: int, calls: int = 1
 ) -> dict[str, Times]:
-    """Each competitor once a round, in an order drawn anew; two rounds before are not counted."""
+    """Each competitor once a round, in an order drawn anew; one round before is not counted."""
     times = {name: Times() for name in competitors}
     order = random.Random(0)
-    for number in range(-2, rounds):
+    for number in range(-1, rounds):
         for name in order.sample(list(competitors), len(competitors)):
+            faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             cpu, wall = timed(competitors[name], calls)
+            faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
             if number >= 0:
                 times[name].cpu.append(cpu)
                 times[name].wall.append(wall)
+                times[name].faults.append(faults / calls)
     return times
 
 

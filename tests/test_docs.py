@@ -1,11 +1,13 @@
 """What the documents say works: every Python block runs, every command line parses."""
 
+import pkgutil
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+import thrifty
 from thrifty.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -63,3 +65,9 @@ def test_every_file_the_documents_point_to_is_there():
     for path in [*DOCUMENTS, ROOT / "ARCHITECTURE.md"]:
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name} points to {target}"
+
+
+def test_no_public_function_shares_its_name_with_a_module():
+    """Importing the module would replace the function."""
+    modules = {m.name for m in pkgutil.iter_modules(thrifty.__path__)}
+    assert not modules & set(thrifty.__all__)

@@ -23,37 +23,37 @@ if TYPE_CHECKING:
     from thrifty.lab.store import read_front
     from thrifty.nets import resolve
     from thrifty.pack import load, save
-    from thrifty.prune import Budget, Masks, apply, criterion, cut, freeze, prune
-    from thrifty.train.loop import train
-    from thrifty.train.plan import Plan
-    from thrifty.train.recovery import recalibrate
+    from thrifty.pruning import Budget, Masks, apply, criterion, cut, freeze, prune
+    from thrifty.training.loop import train
+    from thrifty.training.plan import Plan
+    from thrifty.training.recovery import recalibrate
 
 _HOMES = {
-    "Budget": "thrifty.prune",
+    "Budget": "thrifty.pruning",
     "Data": "thrifty.data",
     "Front": "thrifty.lab.front",
-    "Masks": "thrifty.prune",
+    "Masks": "thrifty.pruning",
     "Measurement": "thrifty.lab.measure",
-    "Plan": "thrifty.train.plan",
+    "Plan": "thrifty.training.plan",
     "Point": "thrifty.lab.records",
     "Recipe": "thrifty.lab.recipe",
     "Record": "thrifty.lab.records",
     "UserError": "thrifty.errors",
-    "apply": "thrifty.prune",
-    "criterion": "thrifty.prune",
-    "cut": "thrifty.prune",
-    "freeze": "thrifty.prune",
+    "apply": "thrifty.pruning",
+    "criterion": "thrifty.pruning",
+    "cut": "thrifty.pruning",
+    "freeze": "thrifty.pruning",
     "load": "thrifty.pack",
     "load_data": "thrifty.data",
     "measure": "thrifty.lab.measure",
-    "prune": "thrifty.prune",
+    "prune": "thrifty.pruning",
     "read_front": "thrifty.lab.store",
-    "recalibrate": "thrifty.train.recovery",
+    "recalibrate": "thrifty.training.recovery",
     "recipe": "thrifty.lab.recipe",
     "resolve": "thrifty.nets",
     "run": "thrifty.lab.run",
     "save": "thrifty.pack",
-    "train": "thrifty.train.loop",
+    "train": "thrifty.training.loop",
 }
 
 __all__ = [

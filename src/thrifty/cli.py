@@ -250,7 +250,7 @@ def criteria(*, where: bool = False) -> None:
     where
         The file that defines each.
     """
-    from thrifty.prune.criteria import CRITERIA
+    from thrifty.pruning.criteria import CRITERIA
 
     _list(CRITERIA, where)
 
@@ -264,7 +264,7 @@ def methods(*, where: bool = False) -> None:
     where
         The file that defines each.
     """
-    from thrifty.prune.methods import METHODS
+    from thrifty.pruning.methods import METHODS
 
     _list(METHODS, where)
 

@@ -10,8 +10,8 @@ from thrifty.lab.measure import agree, judge, measure
 from thrifty.lab.recipe import recipe
 from thrifty.lab.run import run
 from thrifty.nets import resolve
-from thrifty.prune import Budget, prune
-from thrifty.train.recovery import recalibrate
+from thrifty.pruning import Budget, prune
+from thrifty.training.recovery import recalibrate
 
 
 @pytest.fixture(scope="module")

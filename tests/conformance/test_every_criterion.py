@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from thrifty.prune.criteria import CRITERIA
-from thrifty.prune.layers import EVIDENCE, Layer
+from thrifty.pruning.criteria import CRITERIA
+from thrifty.pruning.layers import EVIDENCE, Layer
 
 
 def some_layer(seed: int = 0, shape=(4, 3, 3, 3)) -> Layer:

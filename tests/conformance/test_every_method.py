@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from thrifty.data import load_data
-from thrifty.prune import ALLOCATIONS, METHODS, Budget, Cut, cut, prunable
-from thrifty.prune.criteria import CRITERIA
-from thrifty.prune.granularity import GRANULARITIES
-from thrifty.prune.schedules import SCHEDULES, sparsity_at
+from thrifty.pruning import ALLOCATIONS, METHODS, Budget, Cut, cut, prunable
+from thrifty.pruning.criteria import CRITERIA
+from thrifty.pruning.granularity import GRANULARITIES
+from thrifty.pruning.schedules import SCHEDULES, sparsity_at
 from thrifty.registry import parse_spec
-from thrifty.train.loop import train
-from thrifty.train.plan import Plan
+from thrifty.training.loop import train
+from thrifty.training.plan import Plan
 
 
 @pytest.fixture(scope="module")

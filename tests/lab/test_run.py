@@ -20,7 +20,7 @@ from thrifty.lab.recipe import make
 from thrifty.lab.run import run
 from thrifty.lab.store import Store, read_front
 from thrifty.nets import resolve
-from thrifty.prune.masks import load as load_masks
+from thrifty.pruning.masks import load as load_masks
 
 TINY = {
     "model": "three_methods_cnn?hidden=8&width=0.25",

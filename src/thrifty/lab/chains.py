@@ -14,9 +14,9 @@ from thrifty.lab.recipe import Recipe, identity
 from thrifty.lab.records import CONTROL, DENSE
 from thrifty.lab.store import Step, Store
 from thrifty.nets import file_of
-from thrifty.prune.methods import METHODS
-from thrifty.prune.pruning import Cut
-from thrifty.prune.schedules import Schedule, schedule
+from thrifty.pruning.methods import METHODS
+from thrifty.pruning.pruning import Cut
+from thrifty.pruning.schedules import Schedule, schedule
 
 
 @dataclass(frozen=True)

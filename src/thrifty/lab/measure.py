@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from thrifty.data import Data, load_data
 from thrifty.errors import UserError
 from thrifty.nets import count_macs
-from thrifty.prune.layers import prunable
+from thrifty.pruning.layers import prunable
 from thrifty.shown import Shown
 
 

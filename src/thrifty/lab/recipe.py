@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from thrifty.errors import UserError
 from thrifty.registry import parse_spec, suggest
-from thrifty.train.plan import Plan, Positive, Share
+from thrifty.training.plan import Plan, Positive, Share
 
 EDITION = 1
 
@@ -28,21 +28,21 @@ def _listed(value: Any) -> Any:
 
 
 def _known_method(name: str) -> str:
-    from thrifty.prune.methods import METHODS
+    from thrifty.pruning.methods import METHODS
 
     METHODS.get(name)
     return name
 
 
 def _known_criterion(name: str) -> str:
-    from thrifty.prune.criteria import CRITERIA
+    from thrifty.pruning.criteria import CRITERIA
 
     CRITERIA.get(name)
     return name
 
 
 def _known_allocation(how: str) -> str:
-    from thrifty.prune.allocation import ALLOCATIONS
+    from thrifty.pruning.allocation import ALLOCATIONS
 
     name = parse_spec(how).name
     if name not in ALLOCATIONS and name != "explicit":
@@ -52,21 +52,21 @@ def _known_allocation(how: str) -> str:
 
 
 def _known_schedule(name: str) -> str:
-    from thrifty.prune.schedules import schedule
+    from thrifty.pruning.schedules import schedule
 
     schedule(name)
     return name
 
 
 def _known_granularity(name: str) -> str:
-    from thrifty.prune.granularity import granularity
+    from thrifty.pruning.granularity import granularity
 
     granularity(name)
     return name
 
 
 def _sparsity(value: float) -> float:
-    from thrifty.prune.allocation import check_sparsity
+    from thrifty.pruning.allocation import check_sparsity
 
     check_sparsity(value)
     return value

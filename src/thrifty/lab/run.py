@@ -17,8 +17,8 @@ from thrifty.lab.recipe import Recipe
 from thrifty.lab.records import DENSE, Record
 from thrifty.lab.steps import Job, Lab, do
 from thrifty.lab.store import Store
-from thrifty.prune.allocation import Budget
-from thrifty.prune.pruning import cut
+from thrifty.pruning.allocation import Budget
+from thrifty.pruning.pruning import cut
 
 Tell = Callable[[dict[str, Any]], None]
 

@@ -22,13 +22,13 @@ from thrifty.lab.records import CONTROL, DENSE, Record
 from thrifty.lab.store import Step, Store
 from thrifty.nets import resolve
 from thrifty.pack import save
-from thrifty.prune import masks as _masks
-from thrifty.prune.allocation import Budget
-from thrifty.prune.masks import Masks
-from thrifty.prune.pruning import cut
-from thrifty.prune.schedules import at_once, sparsity_at
-from thrifty.train.loop import Held, Log, Ramp, Teacher, channels_last, derive, train
-from thrifty.train.recovery import course, damage, recalibrate
+from thrifty.pruning import masks as _masks
+from thrifty.pruning.allocation import Budget
+from thrifty.pruning.masks import Masks
+from thrifty.pruning.pruning import cut
+from thrifty.pruning.schedules import at_once, sparsity_at
+from thrifty.training.loop import Held, Log, Ramp, Teacher, channels_last, derive, train
+from thrifty.training.recovery import course, damage, recalibrate
 
 Tell = Callable[[dict[str, Any]], None]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from thrifty.errors import UserError
-from thrifty.prune.layers import EVIDENCE, Layer, prunable
+from thrifty.pruning.layers import EVIDENCE, Layer, prunable
 
 Batch = tuple[Tensor, Tensor]
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thrifty.errors import UserError
-from thrifty.prune import select
-from thrifty.prune.select import count_together, top, top_together
+from thrifty.pruning import select
+from thrifty.pruning.select import count_together, top, top_together
 
 floats = st.lists(
     st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, float("-inf")]),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from thrifty.errors import UserError
-from thrifty.prune import Budget, Masks, apply, cut, freeze, masks, of_zeros, prune
+from thrifty.pruning import Budget, Masks, apply, cut, freeze, masks, of_zeros, prune
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05),

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from thrifty.errors import UserError
-from thrifty.prune import Budget, Cut, cut, prunable, prune
-from thrifty.prune.evidence import gather
+from thrifty.pruning import Budget, Cut, cut, prunable, prune
+from thrifty.pruning.evidence import gather
 
 
 def network(seed: int = 0) -> nn.Module:

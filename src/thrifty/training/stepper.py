@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from thrifty.prune.masks import bit_mask, clear, named
-from thrifty.train.plan import Plan
+from thrifty.pruning.masks import bit_mask, clear, named
+from thrifty.training.plan import Plan
 
 FLAT_BELOW = 100_000
 """Parameters under which one buffer is faster than many tensors (benchmarks/frozen_masks.py)."""

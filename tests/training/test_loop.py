@@ -8,12 +8,12 @@ from torch import nn
 
 from thrifty.errors import Diverged
 from thrifty.lab.measure import judge
-from thrifty.prune import Budget, Cut, cut, of_zeros
-from thrifty.train import losses
-from thrifty.train.loop import Teacher, train
-from thrifty.train.plan import Plan
-from thrifty.train.recovery import damage, recalibrate
-from thrifty.train.stepper import Stepper
+from thrifty.pruning import Budget, Cut, cut, of_zeros
+from thrifty.training import losses
+from thrifty.training.loop import Teacher, train
+from thrifty.training.plan import Plan
+from thrifty.training.recovery import damage, recalibrate
+from thrifty.training.stepper import Stepper
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -66,7 +66,7 @@ class Stop(Exception):
 @pytest.mark.parametrize("flat", [True, False])
 @pytest.mark.parametrize("ramped", [True, False])
 def test_a_resumed_training_is_the_uninterrupted_one(blobs, tmp_path, ramped, flat, monkeypatch):
-    monkeypatch.setattr("thrifty.train.stepper.FLAT_BELOW", 10**9 if flat else 0)
+    monkeypatch.setattr("thrifty.training.stepper.FLAT_BELOW", 10**9 if flat else 0)
     plan = Plan(epochs=5, batch=16, optimizer="adamw", lr=0.01, clip=1.0)
 
     def begin():
@@ -105,7 +105,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(blobs, tmp_path, ramped, fl
 @pytest.mark.parametrize("flat", [True, False])
 @pytest.mark.parametrize("clip", [None, 0.1])
 def test_pruned_weights_stay_exactly_zero(blobs, flat, clip, monkeypatch):
-    monkeypatch.setattr("thrifty.train.stepper.FLAT_BELOW", 10**9 if flat else 0)
+    monkeypatch.setattr("thrifty.training.stepper.FLAT_BELOW", 10**9 if flat else 0)
     model = network()
     masks = cut(model, Cut(), Budget(0.8))
     train(model, blobs, Plan(epochs=3, batch=16, clip=clip), masks=masks)
@@ -122,7 +122,7 @@ def test_one_buffer_and_many_tensors_give_the_same_network(blobs, monkeypatch, o
     plan = Plan(epochs=2, batch=16, optimizer=optimizer, lr=0.01, clip=clip)
     found = []
     for limit in (0, 10**9):
-        monkeypatch.setattr("thrifty.train.stepper.FLAT_BELOW", limit)
+        monkeypatch.setattr("thrifty.training.stepper.FLAT_BELOW", limit)
         model = network()
         train(model, blobs, plan, masks=cut(model, Cut(), Budget(0.5)))
         found.append(bits(model))

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from thrifty.train.plan import Plan, lr_share
-from thrifty.train.recovery import allr, last_lr
+from thrifty.training.plan import Plan, lr_share
+from thrifty.training.recovery import allr, last_lr
 
 SCHEDULES = ["cosine", "step", "one_cycle", "linear", "constant"]
 

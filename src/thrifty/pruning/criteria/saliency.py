@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from thrifty.prune.criteria import criterion
-from thrifty.prune.layers import Layer
+from thrifty.pruning.criteria import criterion
+from thrifty.pruning.layers import Layer
 
 
 @criterion("saliency", needs=("grad",))

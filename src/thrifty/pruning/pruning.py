@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from thrifty.errors import UserError
-from thrifty.prune import masks as _masks
-from thrifty.prune.allocation import Budget, Counts, allocate, matching
-from thrifty.prune.criteria import CRITERIA
-from thrifty.prune.evidence import Batch, gather
-from thrifty.prune.granularity import granularity as find_granularity
-from thrifty.prune.layers import Layer, prunable
-from thrifty.prune.masks import Masks
-from thrifty.prune.methods import METHODS, Method
-from thrifty.prune.select import top
+from thrifty.pruning import masks as _masks
+from thrifty.pruning.allocation import Budget, Counts, allocate, matching
+from thrifty.pruning.criteria import CRITERIA
+from thrifty.pruning.evidence import Batch, gather
+from thrifty.pruning.granularity import granularity as find_granularity
+from thrifty.pruning.layers import Layer, prunable
+from thrifty.pruning.masks import Masks
+from thrifty.pruning.methods import METHODS, Method
+from thrifty.pruning.select import top
 
 if TYPE_CHECKING:
     from thrifty.data import Data

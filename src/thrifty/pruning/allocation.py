@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thrifty.errors import UserError
-from thrifty.prune.select import count_together, top
+from thrifty.pruning.select import count_together, top
 from thrifty.registry import call_spec, parse_spec, suggest
 
 Scores = Mapping[str, Tensor]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thrifty.errors import UserError
-from thrifty.prune.allocation import ALLOCATIONS, Budget, alive, allocate, lamp_scores
+from thrifty.pruning.allocation import ALLOCATIONS, Budget, alive, allocate, lamp_scores
 
 
 def some_scores(seed: int, shapes, dead: float = 0.0):

@@ -1,6 +1,6 @@
 """Pruning by |gradient * weight|, in steps, each from the retrained network before it."""
 
-from thrifty.prune.methods import METHODS, Method
+from thrifty.pruning.methods import METHODS, Method
 
 METHODS.add(
     "saliency",

@@ -124,7 +124,7 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 def of_zeros(model: nn.Module) -> Masks:
     """The masks a model shows by itself: whatever is exactly zero counts as pruned."""
-    from thrifty.prune.layers import prunable
+    from thrifty.pruning.layers import prunable
 
     return Masks({name: p.detach() != 0 for name, p in prunable(model).items()}, model)
 

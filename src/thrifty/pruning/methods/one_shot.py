@@ -1,6 +1,6 @@
 """Magnitude pruning in one cut: every level is cut from the dense parent itself."""
 
-from thrifty.prune.methods import METHODS, Method
+from thrifty.pruning.methods import METHODS, Method
 
 METHODS.add(
     "one_shot",

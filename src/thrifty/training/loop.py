@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from thrifty.data import Data, Split, augment
 from thrifty.errors import Diverged
 from thrifty.files import written
-from thrifty.prune.masks import Masks
+from thrifty.pruning.masks import Masks
 from thrifty.shown import Shown
-from thrifty.train import losses
-from thrifty.train.plan import Plan, lr_share
-from thrifty.train.recovery import recalibrate
-from thrifty.train.stepper import Stepper
+from thrifty.training import losses
+from thrifty.training.plan import Plan, lr_share
+from thrifty.training.recovery import recalibrate
+from thrifty.training.stepper import Stepper
 
 Event = Callable[[dict[str, Any]], None]
 Held = Mapping[str, Tensor] | None

@@ -1,6 +1,6 @@
 """Gradual magnitude pruning: the sparsity grows with the cube of the time while training."""
 
-from thrifty.prune.methods import METHODS, Method
+from thrifty.pruning.methods import METHODS, Method
 
 METHODS.add(
     "gradual",

@@ -1,6 +1,6 @@
 """Random pruning with the same steps and epochs: what a method must beat to be one."""
 
-from thrifty.prune.methods import METHODS, Method
+from thrifty.pruning.methods import METHODS, Method
 
 METHODS.add(
     "random",

@@ -1,6 +1,6 @@
 """How much a weight is worth: one file a criterion, found by the registry.
 
-A criterion is a pure function of one :class:`~thrifty.prune.layers.Layer` to scores of the
+A criterion is a pure function of one :class:`~thrifty.pruning.layers.Layer` to scores of the
 shape of its weight, higher being more worth keeping.  It states which evidence it reads.
 """
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from thrifty.prune.layers import Layer
+from thrifty.pruning.layers import Layer
 from thrifty.registry import Registry
 
 
@@ -23,7 +23,9 @@ class Criterion(Protocol):
         ...
 
 
-CRITERIA: Registry[Criterion] = Registry("criterion", "thrifty.prune.criteria", "thrifty.criteria")
+CRITERIA: Registry[Criterion] = Registry(
+    "criterion", "thrifty.pruning.criteria", "thrifty.criteria"
+)
 
 
 def criterion(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from thrifty.data import Data, augment
-from thrifty.train.plan import Plan, lr_share
+from thrifty.training.plan import Plan, lr_share
 
 
 def allr(max_lr: float, cut_norm: float, norm: float, sparsity: float, shorter: float) -> float:

@@ -23,4 +23,4 @@ class Method:
     """Where it was published."""
 
 
-METHODS: Registry[Method] = Registry("method", "thrifty.prune.methods", "thrifty.methods")
+METHODS: Registry[Method] = Registry("method", "thrifty.pruning.methods", "thrifty.methods")
