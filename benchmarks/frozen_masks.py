@@ -63,7 +63,7 @@ TWINS = {  # with masks -> the same loop without
     "prune.custom_from_mask, default": DEFAULT,
     "parametrize weight * mask, fused": BASE,
 }
-SAME = {  # Adam turns a rounding of the gradient into a step, so kernels are compared with their own
+SAME = {  # kernel with like kernel: Adam makes a step of a rounding
     name: MANY if twin != DEFAULT else "prune.custom_from_mask, default"
     for name, twin in TWINS.items()
 }
@@ -235,7 +235,8 @@ def table(loops: Mapping[str, Loop], times: Mapping[str, Times], repeats: int) -
         part = f"{100 * cost[0] / dense:.2f} to {100 * cost[1] / dense:.2f} %" if cost else ""
         print(
             f"{name:34}{1e3 * quartiles(each.cpu)[1]:9.3f}{1e3 * quartiles(each.wall)[1]:9.3f}"
-            f"{quartiles(each.faults)[1]:8.0f}  {shown(*ratios(each.cpu, times[BASE].cpu)):22}{paired:27}{part}"
+            f"{quartiles(each.faults)[1]:8.0f}  "
+            f"{shown(*ratios(each.cpu, times[BASE].cpu)):22}{paired:27}{part}"
         )
 
 

@@ -18,21 +18,40 @@ def written(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; renamed to ``path`` if the block succeeds.
 
     Raises:
-        OSError: what the file system says (no space, no permission); the temporary is removed.
+        OSError: what the file system says (no space, no permission), with ``path`` as the file
+            name; the temporary is removed.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
+    with _told_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with _told_of(path, temporary):
+            yield temporary
+            _settle(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told_of(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Errors name the file that was meant, and not the temporary, which nobody knows of."""
+    try:
+        yield
+    except OSError as error:
+        own = temporary is None or error.filename in (None, str(temporary))
+        if not own or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _settle(temporary: Path, path: Path) -> None:
+    os.chmod(temporary, 0o666 & ~_umask())
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -12,17 +12,22 @@ import difflib
 import importlib
 import importlib.metadata
 import inspect
+import math
+import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from thrifty.errors import UnknownName, UserError
 
 T = TypeVar("T")
 Value = str | int | float | bool
+
+CLOSE, LEAST_LIKE, LISTED = 3, 0.5, 24
+"""A suggestion names this many at most, at least so like, or lists so many."""
 
 
 class Registry(Generic[T]):
@@ -40,13 +45,20 @@ class Registry(Generic[T]):
         self._files: dict[str, str] = {}
         self._loaded = False
 
-    def add(self, name: str, thing: T) -> T:
-        """Register ``thing``; a second entry of one name is an error that names both files."""
-        file = sys._getframe(1).f_globals.get("__file__", "?")
-        if file == __file__:
-            file = sys._getframe(2).f_globals.get("__file__", "?")
+    def add(self, name: str, thing: T, file: str | None = None) -> T:
+        """Register ``thing``; a second entry of one name is an error that names both files.
+
+        Args:
+            name: how it is asked for.
+            thing: what is given back.
+            file: where it is defined; the file of the caller if ``None``.
+        """
+        file = file or _caller(__name__, self.package)
         if name in self._things and self._files[name] != file:
-            raise ValueError(f"{self.kind} {name!r} is defined twice: {self._files[name]}, {file}")
+            raise UserError(
+                f"the {self.kind} {name!r} is defined twice, in {self._files[name]} and in {file}; "
+                f"give one of them another name"
+            )
         self._things[name] = thing
         self._files[name] = file
         return thing
@@ -89,29 +101,66 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self.package}.{module.name}")
-        for point in importlib.metadata.entry_points(group=self.group):
-            try:
-                thing = point.load()
-            except Exception as error:
-                raise UserError(
-                    f"the entry point {point.name!r} of {point.group!r} ({point.value}) does not "
-                    f"load: {error}; mend or uninstall the package that brings it"
-                ) from error
-            if point.name not in self._things and not inspect.ismodule(thing):
-                self.add(point.name, thing)
+        self._loaded = True  # first, for modules that look something up while they are imported
+        try:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")
+            for point in importlib.metadata.entry_points(group=self.group):
+                self._join(point)
+        except BaseException:
+            self._loaded = False
+            raise
+
+    def _join(self, point: importlib.metadata.EntryPoint) -> None:
+        """Take in what another package brings, unless importing it has done so already."""
+        try:
+            thing = point.load()
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"the entry point {point.name!r} of {point.group!r} ({point.value}) does not "
+                f"load: {type(error).__name__}: {error}; mend or uninstall the package that "
+                f"brings it"
+            ) from error
+        if not inspect.ismodule(thing) and self._things.get(point.name) is not thing:
+            file = getattr(sys.modules.get(point.module), "__file__", None)
+            self.add(point.name, thing, file or point.value)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """``did you mean a, b?`` for close names, else all that there are."""
+    """``did you mean a or b?`` for close names, else those that there are.
+
+    Example:
+        >>> suggest("resnet21", ["resnet110", "resnet20", "lenet"])
+        'did you mean resnet20 or resnet110 or lenet?'
+    """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = sorted((-_likeness(name, k), k) for k in known)[:CLOSE]
+    near = [(distance, k) for distance, k in near if -distance >= LEAST_LIKE]
     if near:
-        return f"did you mean {' or '.join(near)}?"
-    return f"there is {', '.join(known)}" if known else "there is none"
+        return f"did you mean {' or '.join(k for _, k in near)}?"
+    more = f", ... ({len(known):,} in all)" if len(known) > LISTED else ""
+    return f"there is {', '.join(known[:LISTED])}{more}" if known else "there is none"
+
+
+def _likeness(given: str, known: str) -> float:
+    """From 0 to 1; of equally like names, one that begins alike is liker."""
+    given, known = given.lower(), known.lower()
+    same = len(os.path.commonprefix([given, known])) / max(len(given), len(known), 1)
+    return difflib.SequenceMatcher(None, given, known).ratio() + 1e-3 * same
+
+
+def _caller(*skipped: str) -> str:
+    """The file of the nearest caller that is none of these modules."""
+    frame, file = sys._getframe(1), "?"
+    while frame.f_back is not None and frame.f_globals.get("__name__") in skipped:
+        file = frame.f_globals.get("__file__", file)
+        frame = frame.f_back
+    if str(frame.f_globals.get("__name__")).startswith("importlib"):
+        return file  # defined in the last module skipped, which is being imported
+    return str(frame.f_globals.get("__file__", "?"))
 
 
 @dataclass(frozen=True)
@@ -125,7 +174,7 @@ class Spec:
         return (
             self.name
             + ("?" if self.options else "")
-            + "&".join(f"{key}={_plain(value)}" for key, value in self.options.items())
+            + "&".join(f"{_plain(key)}={_plain(value)}" for key, value in self.options.items())
         )
 
 
@@ -143,6 +192,8 @@ def parse_spec(text: str) -> Spec:
     if not mark:
         return Spec(name)
     try:
+        if not query:
+            raise ValueError
         pairs = parse_qsl(query, strict_parsing=True, keep_blank_values=True)
     except ValueError:
         raise UserError(
@@ -198,13 +249,15 @@ def call_spec(
 def _value(text: str) -> Value:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text) if math.isfinite(float(text)) else text
+    except ValueError:
+        return text
 
 
 def _plain(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else quote(str(value), safe="/:,@ ")

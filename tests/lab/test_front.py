@@ -94,7 +94,7 @@ def test_a_record_of_a_newer_version_is_read_without_what_is_new():
 
 
 def test_the_cost_of_sparsity_is_density_so_that_less_is_better():
-    assert cost(some_point(0.75, 0.9), "sparsity") == 0.25
+    assert cost(some_point(0.75, 0.9), "sparsity") == -0.75
     assert cost(some_point(0.75, 0.9, bytes=12), "bytes") == 12
     assert cost(some_point(0.75, 0.9), "latency_us") is None
 
@@ -147,19 +147,19 @@ def test_the_order_of_the_points_does_not_matter(cloud, dice):
 
 def test_the_hypervolume_of_two_steps_is_their_area():
     cloud = [some_point(0.75, 0.5), some_point(0.5, 1.0)]
-    assert hypervolume(cloud, 1.0) == pytest.approx(0.25 * 0.5 + 0.5 * 1.0)
-    assert hypervolume(cloud, 1.0, floor=0.5) == pytest.approx(0.5 * 0.5)
-    assert hypervolume([], 1.0) == 0
+    assert hypervolume(cloud, 0.0) == pytest.approx(0.25 * 0.5 + 0.5 * 1.0)
+    assert hypervolume(cloud, 0.0, floor=0.5) == pytest.approx(0.5 * 0.5)
+    assert hypervolume([], 0.0) == 0
 
 
 @given(clouds, st.builds(some_point, shares, shares))
 def test_another_point_never_makes_the_hypervolume_smaller(cloud, more):
-    assert hypervolume([*cloud, more], 1.0) >= hypervolume(cloud, 1.0) - 1e-12
+    assert hypervolume([*cloud, more], 0.0) >= hypervolume(cloud, 0.0) - 1e-12
 
 
 @given(clouds, st.floats(0, 0.9))
 def test_the_hypervolume_lies_within_its_box(cloud, floor):
-    assert -1e-12 <= hypervolume(cloud, 1.0, floor) <= (1 - floor) + 1e-12
+    assert -1e-12 <= hypervolume(cloud, 0.0, floor) <= (1 - floor) + 1e-12
 
 
 def test_the_knee_is_the_corner_of_the_front():

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from thrifty.errors import UserError
+from thrifty.errors import NoPoint, UserError
 from thrifty.lab.records import CONTROL, DENSE, Point, Record, points
 from thrifty.shown import Shown, html_table
 
@@ -29,7 +29,7 @@ def cost(point: Point, of: Cost) -> float | None:
     value = getattr(point, of)
     if value is None:
         return None
-    return 1.0 - float(value) if of == "sparsity" else float(value)
+    return -float(value) if of == "sparsity" else float(value)
 
 
 def pareto(candidates: Iterable[Point], of: Cost = "sparsity") -> list[Point]:
@@ -53,7 +53,7 @@ def hypervolume(
     """Area between the front and the corner (cost ``worst``, accuracy ``floor``); larger is better.
 
     Args:
-        worst: the cost of the reference corner, in the unit of :func:`cost` (1 for sparsity).
+        worst: the cost of the reference corner, in the unit of :func:`cost` (0 for sparsity).
         floor: the accuracy of the reference corner, such as that of guessing.
 
     References:
@@ -125,7 +125,7 @@ class Front(Shown):
     def hypervolume(self, floor: float = 0.0, of: Cost = "sparsity") -> float:
         """Area under the front above ``floor``; the dense network's cost is the corner."""
         dense = self.dense
-        worst = 1.0 if of == "sparsity" else (cost(dense, of) if dense else None)
+        worst = 0.0 if of == "sparsity" else (cost(dense, of) if dense else None)
         if worst is None:
             raise UserError(f"the hypervolume over {of} needs a dense point with {of} measured")
         return hypervolume(self.pruned, worst, floor, of)
@@ -138,7 +138,7 @@ class Front(Shown):
             of: what "cheapest" means.
 
         Raises:
-            UserError: no point loses so little; the message names the one that loses least.
+            NoPoint: none loses so little; the message names the one that loses least.
         """
         if not 0 <= max_drop <= 1:
             raise UserError(
@@ -158,7 +158,7 @@ class Front(Shown):
             )
         if not good:
             best = min(priced, key=lambda p: p.drop)
-            raise UserError(
+            raise NoPoint(
                 f"no point loses at most {100 * max_drop:g} points{self._where()}; the least is "
                 f"{100 * best.drop:.2f} points, by {best.method} at sparsity {best.level:g}"
             )
@@ -172,10 +172,14 @@ class Front(Shown):
         return chart
 
     def to_dict(self) -> dict[str, Any]:
-        """All records and all points."""
+        """All records, all points, and which of them are on the front or its knee."""
+        knee = self.knee()
         return {
             "records": [r.to_dict() for r in self.records],
             "points": [p.to_dict() for p in self.points],
+            "pareto": [{"method": p.method, "level": p.level} for p in self.pareto()],
+            "knee": None if knee is None else {"method": knee.method, "level": knee.level},
+            "hypervolume": self.hypervolume(),
         }
 
     def to_rows(self) -> list[dict[str, Any]]:
