@@ -141,7 +141,7 @@ class Scene:
 
     def _references(self, panel: Panel) -> list[Any]:
         alt = altair()
-        rows = alt.Data(values=self.references)
+        rows = alt.Data(values=tuple(self.references))
         base = alt.Chart(rows).encode(
             y=self._y(panel), color=self._color(), tooltip=self._tooltip()
         )
@@ -159,7 +159,7 @@ class Scene:
         if self.of == "sparsity":
             return []
         alt = altair()
-        base = alt.Chart(alt.Data(values=self.references)).encode(
+        base = alt.Chart(alt.Data(values=tuple(self.references))).encode(
             x=self._x(panel.last), y=self._y(panel), color=self._color(), tooltip=self._tooltip()
         )
         return [
@@ -169,7 +169,7 @@ class Scene:
     def _spreads(self, panel: Panel) -> list[Any]:
         alt = altair()
         band = (
-            alt.Chart(alt.Data(values=self.points))
+            alt.Chart(alt.Data(values=tuple(self.points)))
             .mark_area(clip=panel.zoomed, opacity=1)
             .encode(
                 x=self._x(panel.last),
@@ -180,7 +180,7 @@ class Scene:
             )
         )
         dots = (
-            alt.Chart(alt.Data(values=self.seeds))
+            alt.Chart(alt.Data(values=tuple(self.seeds)))
             .mark_circle(size=12, clip=panel.zoomed, opacity=1)
             .encode(
                 x=self._x(panel.last),
@@ -196,7 +196,7 @@ class Scene:
         alt = altair()
         rows = [row for row in self.points if row["cut"] is not None]
         return (
-            alt.Chart(alt.Data(values=rows))
+            alt.Chart(alt.Data(values=tuple(rows)))
             .mark_line(strokeWidth=1.2, strokeDash=[1, 3], strokeCap="round", clip=panel.zoomed)
             .encode(
                 x=self._x(panel.last),
@@ -209,7 +209,7 @@ class Scene:
 
     def _means(self, panel: Panel) -> list[Any]:
         alt = altair()
-        base = alt.Chart(alt.Data(values=self.points)).encode(
+        base = alt.Chart(alt.Data(values=tuple(self.points))).encode(
             x=self._x(panel.last), y=self._y(panel), color=self._color()
         )
         line = base.mark_line(strokeWidth=1.8, clip=panel.zoomed).encode(

@@ -76,7 +76,7 @@ def _panel(rows: list[dict[str, Any]], method: str, first: bool) -> Any:
     levels = [level for _, level in sorted({(row["level"], row["asked"]) for row in rows})]
     low = min([row["share"] for row in rows if row["share"] > 0] + [0.5])
     bare = {"domain": False, "ticks": False, "grid": False}
-    base = alt.Chart(alt.Data(values=[row for row in rows if row["method"] == method])).encode(
+    base = alt.Chart(alt.Data(values=tuple(row for row in rows if row["method"] == method))).encode(
         x=alt.X(
             "asked:O",
             title=None,

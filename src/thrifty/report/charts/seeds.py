@@ -83,7 +83,7 @@ def _panel(rows: list[dict[str, Any]], method: str, color: str, first: bool) -> 
         scale=alt.Scale(domain=[bottom, top], nice=False, zero=False),
         axis=alt.Axis(tickCount=6),
     )
-    base = alt.Chart(alt.Data(values=[row for row in rows if row["method"] == method])).encode(
+    base = alt.Chart(alt.Data(values=tuple(row for row in rows if row["method"] == method))).encode(
         x=x, y=y, detail="seed:O", tooltip=["method:N", "seed:O", "sparsity:N", "points gained:N"]
     )
     zero = alt.Chart(alt.Data(values=[{"y": 0}])).mark_rule(color="#888888").encode(y=y)
