@@ -5,6 +5,7 @@ caches only; wall time is kept beside it.  Programs set one thread before they i
 """
 
 import datetime
+import math
 import platform
 import random
 import resource
@@ -65,6 +66,14 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 def ratios(over: Sequence[float], under: Sequence[float]) -> tuple[float, float, float]:
     """Quartiles of the ratio of two competitors within the same round."""
     return quartiles([a / b for a, b in zip(over, under, strict=True)])
+
+
+def median_range(values: Sequence[float]) -> tuple[float, float]:
+    """Where the true median lies, at 95 %, from order statistics; no distribution is assumed."""
+    ordered, count = sorted(values), len(values)
+    reach = 0.98 * count**0.5
+    low, high = math.floor(count / 2 - reach), math.ceil(count / 2 + reach)
+    return ordered[max(0, low)], ordered[min(count - 1, high)]
 
 
 def shown(low: float, middle: float, high: float, digits: int = 3) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from thrifty.pruning.masks import bit_mask, clear, named
 from thrifty.training.plan import Plan
 
-FLAT_BELOW = 100_000
+FLAT_BELOW = 200_000
 """Parameters under which one buffer is faster than many tensors (benchmarks/frozen_masks.py)."""
 
 _ALIGN = 16  # elements: 64 bytes of float32, a cache line
