@@ -4,19 +4,21 @@ Results go to stdout and progress to stderr.  Nothing heavy is imported before a
 so ``thrifty --help`` answers at once.
 """
 
-import json
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from thrifty import __version__
+from thrifty.endings import end, whole
 from thrifty.errors import UserError
+from thrifty.listings import allocations, criteria, datasets, methods, nets, recipes_app
+from thrifty.registry import parse_spec
+from thrifty.shown import text_table, to_json
 
 if TYPE_CHECKING:
     from thrifty.lab.front import Front
@@ -24,33 +26,39 @@ if TYPE_CHECKING:
 
 app = App(
     name="thrifty",
-    help="Make neural networks thrifty, and measure what it cost.",
+    help="""Make neural networks thrifty, and measure what it cost.
+
+    To see it work: `thrifty demo`.  On your own network and data:
+    `thrifty prune MODEL --data DATA --sparsity .5 .9`.""",
     version=__version__,
     help_on_error=False,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
 )
-recipes_app = App(name="recipes", help="List the recipes that come with thrifty, or copy one.")
-app.command(recipes_app)
 
 _output = Group("Output")
 _machine = Group("Machine")
 
+_flag = Parameter(negative="", show_default=False)
+
 Out = Annotated[
-    Path | None, Parameter(help="Folder of the run; runs/<name> if not given.", group=_output)
+    Path | None, Parameter(help="Folder of the run; one in runs/ if not given.", group=_output)
 ]
-Json = Annotated[
-    bool, Parameter("--json", negative="", help="Results as JSON, for programs.", group=_output)
-]
-Silent = Annotated[
-    bool, Parameter(["--quiet", "-q"], negative="", help="No progress.", group=_output)
-]
-Many = Parameter(consume_multiple=True, negative="")
+Json = Annotated[bool, _flag, Parameter("--json", help="Results as JSON.", group=_output)]
+Silent = Annotated[bool, _flag, Parameter(["--quiet", "-q"], help="No progress.", group=_output)]
+_many = Parameter(consume_multiple=True, negative="", show_default=False)
+_shown = Parameter(show_default=lambda many: " ".join(map(str, many)))
+Whole = Annotated[int, Parameter(converter=whole)]
 Threads = Annotated[
-    int | None, Parameter(help="Threads a worker; 1 is fastest for small networks.", group=_machine)
+    Whole | None,
+    Parameter(help="Threads a worker: 1 unless said; fastest for small networks.", group=_machine),
 ]
 Workers = Annotated[
-    int | None, Parameter(help="Processes; by the number of cores.", group=_machine)
+    Whole | None, Parameter(help="Processes; as many as cores if not given.", group=_machine)
 ]
-Device = Annotated[str | None, Parameter(help="cpu, cuda, ...; by what is there.", group=_machine)]
+Device = Annotated[
+    str | None, Parameter(help="cpu, cuda, ...; a GPU if there is one.", group=_machine)
+]
 
 
 @app.command
@@ -63,12 +71,31 @@ def demo(
 ) -> None:
     """Train, prune and retrain a small network on embedded digits; under two minutes.
 
-    Writes a run folder with ``report.html`` and prints the table of it.
+    Prints the table and writes a run folder with ``report.html``.
+
+    Parameters
+    ----------
+    out
+        Folder of the run.
     """
     from thrifty.lab.recipe import read
 
     said = [] if workers is None else [f"machine.workers={workers}"]
     _run(read("demo", said), out, json, quiet)
+
+
+OPTIONS = {
+    "model": "MODEL",
+    "data": "--data",
+    "seeds": "--seeds",
+    "weights": "--weights",
+    "train.epochs": "--train-epochs",
+    "train.lr": "--lr",
+    "retrain.epochs": "--epochs",
+    **{f"prune.{k}": f"--{k}" for k in ("method", "sparsity", "allocation", "keep")},
+    **{f"machine.{k}": f"--{k}" for k in ("threads", "workers", "device")},
+}
+"""What ``thrifty prune`` calls the keys of a recipe."""
 
 
 @app.command
@@ -77,16 +104,16 @@ def prune(
     /,
     *,
     data: str,
-    method: Annotated[list[str], Many] = ["magnitude"],  # noqa: B006
-    sparsity: Annotated[list[float], Many] = [0.5, 0.8, 0.9, 0.95],  # noqa: B006
-    seeds: int = 3,
-    epochs: int = 5,
-    train_epochs: int | None = None,
+    method: Annotated[list[str], _many, _shown] = ["magnitude"],  # noqa: B006
+    sparsity: Annotated[list[float], _many, _shown] = [0.5, 0.8, 0.9, 0.95],  # noqa: B006
+    seeds: Whole = 3,
+    epochs: Whole = 5,
+    train_epochs: Whole | None = None,
     weights: str | None = None,
     lr: float | None = None,
     allocation: str | None = None,
-    keep: Annotated[list[str] | None, Many] = None,
-    set: Annotated[list[str] | None, Many] = None,
+    keep: Annotated[list[str] | None, _many] = None,
+    set: Annotated[list[str] | None, _many] = None,
     out: Out = None,
     threads: Threads = None,
     workers: Workers = None,
@@ -101,7 +128,7 @@ def prune(
     Parameters
     ----------
     model
-        A built-in network with options (``resnet20?width=2``), ``torchvision:NAME``,
+        One of ``thrifty nets`` with options (``resnet20?width=2``), ``torchvision:NAME``,
         ``timm:NAME``, ``package.module:factory``, or a network or run that thrifty saved.
     data
         ``digits``, ``mnist:DIR``, ``fashion_mnist:DIR``, ``parquet:FILE|DIR``, ``folder:DIR``,
@@ -115,22 +142,21 @@ def prune(
     epochs
         Epochs of retraining at each sparsity.
     train_epochs
-        Epochs of training before the first cut; 20, or 0 for weights that are given.
+        Epochs of training before the first cut; 20, or 0 if MODEL comes with its weights.
     weights
         File of weights to start from (.pt, .pth, .th, .safetensors).
     lr
-        Highest learning rate.
+        Highest learning rate of the training before the first cut.
     allocation
-        How the budget is shared among layers, such as lamp, global, erk, uniform.
+        How the budget is shared among layers: one of ``thrifty allocations``.
     keep
         Patterns of layers not to prune, such as ``conv1``.
     set
         Any other key of a recipe, such as ``train.batch=128 retrain.distill=.5``.
     """
     from thrifty.lab.recipe import make, overridden
-    from thrifty.nets import file_of
 
-    if train_epochs is None and (weights or file_of(model) or "weights=" in model):
+    if train_epochs is None and _is_trained(model, weights):
         train_epochs = 0
     values: dict[str, Any] = {
         "model": model,
@@ -142,7 +168,7 @@ def prune(
         "retrain": {"epochs": epochs},
         "machine": _given(threads=threads, workers=workers, device=device),
     }
-    _run(make(overridden(values, set or ()), "thrifty prune"), out, json, quiet)
+    _run(make(overridden(values, set or ()), "thrifty prune", OPTIONS), out, json, quiet)
 
 
 @app.command
@@ -179,6 +205,8 @@ def run(
 def validate(recipe: str, /, *overrides: str) -> None:
     """Check a RECIPE and print it in full; every mistake is named at once.
 
+    Example: ``thrifty validate recipe.yaml train.epochs=3``
+
     Parameters
     ----------
     recipe
@@ -194,18 +222,20 @@ def validate(recipe: str, /, *overrides: str) -> None:
 
 
 @app.command
-def report(runs: Annotated[list[Path], Many], /, *, out: Out = None) -> None:
+def report(runs: Annotated[list[Path], _many], /, *, out: Path | None = None) -> None:
     """Write ``report.html``, SVG and PNG for one RUN, or for several together.
+
+    Example: ``thrifty report runs/one runs/two --out both``
 
     Parameters
     ----------
     runs
         Run folders.
+    out
+        Folder of the report; that of the run, or ``report`` for several.
     """
     from thrifty.lab.store import Store, read_front
 
-    if not runs:
-        raise UserError("thrifty report needs a run folder, such as runs/demo")
     front = read_front(*runs)
     folder = out or (runs[0] if len(runs) == 1 else Path("report"))
     for path in _report(front, Store(runs[0]), folder):
@@ -224,6 +254,8 @@ def pick(
 ) -> None:
     """Name the smallest network of RUN that loses at most so much accuracy, or say none does.
 
+    Exits with 1 if none does.  Example: ``thrifty pick RUN --max-drop .5 --save net.safetensors``
+
     Parameters
     ----------
     run
@@ -237,122 +269,40 @@ def pick(
     """
     from thrifty.lab.pick import pick_from
 
-    found = pick_from(run, max_drop / 100, of, save)
-    print(_dumps(found.to_dict()) if json else found.text())
-
-
-@app.command
-def criteria(*, where: bool = False) -> None:
-    """List the criteria that score weights.
-
-    Parameters
-    ----------
-    where
-        The file that defines each.
-    """
-    from thrifty.pruning.criteria import CRITERIA
-
-    _list(CRITERIA, where)
-
-
-@app.command
-def methods(*, where: bool = False) -> None:
-    """List the methods that prune.
-
-    Parameters
-    ----------
-    where
-        The file that defines each.
-    """
-    from thrifty.pruning.methods import METHODS
-
-    _list(METHODS, where)
-
-
-@app.command
-def nets(*, where: bool = False) -> None:
-    """List the built-in networks.
-
-    Parameters
-    ----------
-    where
-        The file that defines each.
-    """
-    from thrifty.nets import NETS
-
-    _list(NETS, where)
-
-
-@app.command
-def datasets(*, where: bool = False) -> None:
-    """List the kinds of data sets.
-
-    Parameters
-    ----------
-    where
-        The file that defines each.
-    """
-    from thrifty.data import DATASETS
-
-    _list(DATASETS, where)
-
-
-@recipes_app.default
-def recipes() -> None:
-    """List the recipes that come with thrifty."""
-    from thrifty.lab.recipe import shipped
-
-    for name, text in shipped().items():
-        first = text.splitlines()[0] if text else ""
-        print(f"{name:20}{first.lstrip('# ')}")
-
-
-@recipes_app.command(name="copy")
-def copy_recipe(name: str, to: Path | None = None, /) -> None:
-    """Copy the recipe NAME to a file, to change and run.
-
-    Parameters
-    ----------
-    name
-        A name of ``thrifty recipes``.
-    to
-        The file; NAME.yaml here if not given.  A file that exists is not replaced.
-    """
-    from thrifty.errors import UnknownName
-    from thrifty.files import write_text
-    from thrifty.lab.recipe import shipped
-    from thrifty.registry import suggest
-
-    known = shipped()
-    if name not in known:
-        raise UnknownName(f"no recipe is called {name!r}; {suggest(name, known)}")
-    path = to or Path(f"{name}.yaml")
-    if path.exists():
+    if not 0 <= max_drop <= 100:
         raise UserError(
-            f"{path} exists already; name another file: thrifty recipes copy {name} FILE"
+            f"--max-drop is {max_drop:g}; it is in points of accuracy, 0 to 100, so half a percent "
+            "point is .5"
         )
-    write_text(path, known[name])
-    print(path)
+    found = pick_from(run, max_drop / 100, of, save)
+    print(to_json(found.to_dict()) if json else found.text())
+
+
+for _listing in (criteria, methods, allocations, nets, datasets, recipes_app):
+    app.command(_listing)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; mistakes are told without a traceback and end with 2."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        app(arguments, exit_on_error=True)
-    except KeyboardInterrupt:
-        again = shlex.join(["thrifty", *(sys.argv[1:] if arguments is None else arguments)])
-        _end(f"stopped; what is done is kept.  To go on: {again}", 130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
-    except UserError as error:
-        from thrifty.errors import Unfinished
+    """Run the command line; whatever ends it early is told in a line, see ``thrifty.endings``."""
+    said = sys.argv[1:] if arguments is None else arguments
+    stopped: list[int] = []
 
-        _end(f"thrifty: {error}", 1 if isinstance(error, Unfinished) else 2)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        _end(f"thrifty: {place}{error.strerror or error}; what was done before is kept", 2)
+    def stop(number: int, _: object) -> None:
+        stopped.append(number)
+        raise KeyboardInterrupt(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as it is for a job in the background
+            signal.signal(number, stop)
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+    except (CycloptsError, KeyboardInterrupt, UserError, OSError) as error:
+        end(error, said)
+    except Exception:  # what an import makes of being stopped
+        if not stopped:
+            raise
+        end(KeyboardInterrupt(stopped[0]), said)
 
 
 def _run(recipe: "Recipe", out: Path | None, as_json: bool, quiet: bool) -> None:
@@ -363,12 +313,14 @@ def _run(recipe: "Recipe", out: Path | None, as_json: bool, quiet: bool) -> None
     folder = out or Path("runs") / _name(recipe)
     with view(quiet) as tell:
         front = run_recipe(recipe, folder, tell=tell)
-    written = _report(front, Store(folder), folder)
     if as_json:
-        print(_dumps(front.to_dict() | {"run": str(folder)}))
-        return
-    print(aligned(front.table()))
-    print(f"\n{folder}: {', '.join(p.name for p in written)}")
+        print(to_json(front.to_dict() | {"run": str(folder)}), flush=True)
+    else:
+        print(text_table(front.table()), flush=True)
+    written = _report(front, Store(folder), folder)
+    if not as_json:
+        beside = f", and {len(written) - 1} pictures beside it" if written[1:] else ""
+        print(f"\n{written[0]}{beside}")
 
 
 def _report(front: "Front", store: Any, folder: Path) -> list[Path]:
@@ -386,39 +338,15 @@ def _name(recipe: "Recipe") -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text)[:60].strip("-.") + "-" + recipe.identity[:6]
 
 
-def _list(registry: Any, where: bool) -> None:
-    for name in registry.names():
-        print(f"{name:20}{registry.where(name) if where else registry.summary(name)}")
+def _is_trained(model: str, weights: str | None) -> bool:
+    """Whether a network comes with weights of some training."""
+    from thrifty.nets import file_of
+
+    options = parse_spec(model).options
+    return bool(
+        weights or options.get("weights") or options.get("pretrained") or file_of(model) is not None
+    )
 
 
 def _given(**values: Any) -> dict[str, Any]:
     return {k: v for k, v in values.items() if v is not None}
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, indent=2)
-
-
-def aligned(rows: Sequence[dict[str, str]]) -> str:
-    """Rows as text with columns aligned: the first to the left, numbers to the right."""
-    if not rows:
-        return "nothing was measured"
-    columns = list(rows[0])
-    widths = [max(len(c), *(len(r[c]) for r in rows)) for c in columns]
-    lines = [dict(zip(columns, columns, strict=True)), *rows]
-    return "\n".join(
-        "  ".join(
-            line[c].ljust(w) if i == 0 else line[c].rjust(w)
-            for i, (c, w) in enumerate(zip(columns, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _end(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)

@@ -70,8 +70,8 @@ class JsonLines(Plain):
 class Bars(Plain):
     """A bar for the run and one for every job under way."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -87,7 +87,7 @@ class Bars(Plain):
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
+            console=Console(file=self.stream),
             transient=True,
         )
         self._whole = self._progress.add_task("networks", total=None, note="")

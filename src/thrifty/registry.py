@@ -95,8 +95,7 @@ class Registry(Generic[T]):
     def summary(self, name: str) -> str:
         """First line of the entry's documentation, for listings."""
         thing = self.get(name)
-        text = getattr(thing, "about", None) or inspect.getdoc(thing) or ""
-        return text.strip().split("\n")[0]
+        return getattr(thing, "about", None) or first_line(thing)
 
     def _load(self) -> None:
         if self._loaded:
@@ -129,18 +128,24 @@ class Registry(Generic[T]):
             self.add(point.name, thing, file or point.value)
 
 
+def first_line(thing: object) -> str:
+    """What a thing's documentation says first."""
+    return (inspect.getdoc(thing) or "").strip().partition("\n")[0]
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """``did you mean a or b?`` for close names, else those that there are.
 
     Example:
         >>> suggest("resnet21", ["resnet110", "resnet20", "lenet"])
-        'did you mean resnet20 or resnet110 or lenet?'
+        'did you mean resnet20 or resnet110?'
     """
     known = sorted(known)
-    near = sorted((-_likeness(name, k), k) for k in known)[:CLOSE]
-    near = [(distance, k) for distance, k in near if -distance >= LEAST_LIKE]
+    like = {k: _likeness(name, k) for k in known}
+    least = max(LEAST_LIKE, max(like.values(), default=0.0) - 0.2)
+    near = sorted((k for k in known if like[k] >= least), key=lambda k: -like[k])[:CLOSE]
     if near:
-        return f"did you mean {' or '.join(k for _, k in near)}?"
+        return f"did you mean {' or '.join(near)}?"
     more = f", ... ({len(known):,} in all)" if len(known) > LISTED else ""
     return f"there is {', '.join(known[:LISTED])}{more}" if known else "there is none"
 
@@ -193,7 +198,7 @@ def parse_spec(text: str) -> Spec:
         return Spec(name)
     try:
         if not query:
-            raise ValueError
+            raise ValueError("no option after the ?")
         pairs = parse_qsl(query, strict_parsing=True, keep_blank_values=True)
     except ValueError:
         raise UserError(

@@ -1,7 +1,8 @@
-"""How results show themselves: as a dictionary, as a data frame, as a table in a notebook."""
+"""How results show themselves: as a dictionary, a data frame, a table in notebook or terminal."""
 
 import dataclasses
 import html
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,54 @@ def html_table(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def text_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows as text with columns aligned: the first to the left, numbers to the right.
+
+    Example:
+        >>> print(text_table([{"method": "dense", "bytes": "13,010"}]))
+        method   bytes
+        dense   13,010
+    """
+    if not rows:
+        return "nothing was measured"
+    columns = list(rows[0])
+    widths = [max(len(c), *(len(r[c]) for r in rows)) for c in columns]
+    lines = [dict(zip(columns, columns, strict=True)), *rows]
+    return "\n".join(
+        "  ".join(
+            line[c].ljust(w) if i == 0 else line[c].rjust(w)
+            for i, (c, w) in enumerate(zip(columns, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def columns(rows: Mapping[str, str]) -> str:
+    """Names and what is said of them, a line each.
+
+    Example:
+        >>> print(columns({"lenet": "LeNet-5", "vgg": "VGG"}))
+        lenet  LeNet-5
+        vgg    VGG
+    """
+    width = max(map(len, rows), default=0) + 2
+    return "\n".join(f"{name:{width}}{text}".rstrip() for name, text in rows.items())
+
+
+def to_json(value: Any) -> str:
+    """JSON that any reader takes: it knows no NaN and no infinity, which become null.
+
+    Example:
+        >>> print(to_json([1, float("nan")]))
+        [
+          1,
+          null
+        ]
+    """
+    text = json.dumps(value)
+    return json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2)
 
 
 def _cell(value: Any) -> str:

@@ -14,7 +14,9 @@ MOST_CLASSES = 1_000_000  # a label beyond is a mistake, and would make a layer 
 def check(data: Data) -> None:
     """Raise one UserError that lists all that is wrong with ``data``; empty moments are fine."""
     wrong = [*_split(data.train, "train", data.classes), *_split(data.test, "test", data.classes)]
-    if not 2 <= data.classes <= MOST_CLASSES:
+    if data.classes == 1 and not wrong:
+        wrong.append("classes is 1; training needs at least two")
+    elif not 2 <= data.classes <= MOST_CLASSES:
         wrong.append(f"classes is {data.classes}; it must be 2 .. {MOST_CLASSES:,}")
     elif not wrong and bool((data.train.labels == data.train.labels[0]).all()):
         only = int(data.train.labels[0])

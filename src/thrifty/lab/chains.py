@@ -106,6 +106,8 @@ class Chains:
         weights = self.recipe.weights
         place = Path(weights) if weights is not None else file_of(self.recipe.model)
         if place is not None and not place.is_file():
+            if place.is_dir():
+                raise UserError(f"weights: {place} is a folder; give a file, or {place} as MODEL")
             raise UserError(f"weights: {place}: there is no such file")
         return files.digest(place) if place is not None else None
 

@@ -29,9 +29,11 @@ class Pick(Shown):
         p = self.point
         spread = "" if p.accuracy_std is None else f" +- {100 * p.accuracy_std:.2f}"
         drop = "" if p.drop_std is None else f" +- {100 * p.drop_std:.2f}"
+        seeds = f"{p.seeds} seeds" if p.seeds > 1 else "1 seed"
+        side = "below" if p.drop >= 0 else "above"
         lines = [
             f"{p.method} at sparsity {p.level:g}: accuracy {100 * p.accuracy:.2f}{spread} % over "
-            f"{p.seeds} seeds, {100 * p.drop:+.2f}{drop} points below its dense parents",
+            f"{seeds}, {100 * abs(p.drop):.2f}{drop} points {side} its dense parents",
             f"{p.nonzero:,.0f} of {p.params:,} parameters, {p.bytes:,.0f} bytes compressed "
             f"(plain {p.bytes_dense:,.0f}), agreement {100 * p.agreement:.2f} %",
             f"best seed {self.record.seed}, {100 * self.record.accuracy:.2f} %: {self.folder}",

@@ -209,8 +209,15 @@ def identity(*said: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def make(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+def make(
+    values: Mapping[str, Any], where: str = "recipe", names: Mapping[str, str] | None = None
+) -> Recipe:
     """The recipe that ``values`` say, defaults filling the rest.
+
+    Args:
+        values: keys of a recipe.
+        where: what holds them, for messages.
+        names: what keys such as ``prune.sparsity`` are called there, if not so.
 
     Raises:
         UserError: with every mistake, its place and what is allowed there.
@@ -218,7 +225,7 @@ def make(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(_mistakes(error, where))) from None
+        raise UserError("\n".join(_mistakes(error, where, names or {}))) from None
 
 
 def recipe(**values: Any) -> Recipe:
@@ -286,7 +293,10 @@ def shipped() -> dict[str, str]:
 
 def _text(path: Path) -> tuple[str, str]:
     if path.is_file():
-        return path.read_text(encoding="utf-8"), str(path)
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: no text in UTF-8 ({error}); a recipe is YAML") from None
     recipes = shipped()
     if str(path) in recipes:
         return recipes[str(path)], f"recipe {path}"
@@ -296,11 +306,12 @@ def _text(path: Path) -> tuple[str, str]:
     )
 
 
-def _mistakes(error: ValidationError, where: str) -> list[str]:
+def _mistakes(error: ValidationError, where: str, names: Mapping[str, str]) -> list[str]:
     lines = []
     for item in error.errors(include_url=False):
+        key = ".".join(part for part in item["loc"] if isinstance(part, str))
         place = ".".join(str(part) for part in item["loc"])
-        lines.append(f"{where}: {place}: {_told(item)}")
+        lines.append(f"{names.get(key) or f'{where}: {place}'}: {_told(item)}")
     return lines
 
 
@@ -313,6 +324,10 @@ def _told(item: Any) -> str:
         return f"there is no such key; {suggest(str(name), table.model_fields)}"
     message = str(item["msg"]).removeprefix("Value error, ")
     given = item.get("input")
+    if item["type"] == "too_short":
+        return "give one at least"
+    if item["type"] in ("model_type", "model_attributes_type"):
+        return f"it is a table of key: value; {given!r} was given"
     if item["type"] == "value_error" or isinstance(given, dict | list):
         return message[0].lower() + message[1:]
     return f"{message[0].lower() + message[1:]}; {given!r} was given"

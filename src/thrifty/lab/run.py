@@ -61,7 +61,8 @@ def run(
         records = _records(lab.chains)
         store.write_records(records)
     if failed:
-        raise Unfinished(f"{len(failed)} jobs of {store.root} failed:\n" + "\n".join(failed))
+        jobs = "a job" if len(failed) == 1 else f"{len(failed)} jobs"
+        raise Unfinished(f"{jobs} of {store.root} failed:\n" + "\n".join(failed))
     return Front(tuple(records), str(store.root))
 
 

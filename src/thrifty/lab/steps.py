@@ -262,5 +262,7 @@ def pick_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
+        if reason.startswith("Expected one of"):
+            reason = "torch knows no such device; it may be auto, cpu, cuda, cuda:1, mps, ..."
         raise UserError(f"the device {name!r} cannot be used: {reason}") from None
     return device

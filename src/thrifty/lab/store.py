@@ -116,9 +116,9 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             files.write_text(self.root / ".writable", "")
             (self.root / ".writable").unlink()
-        except PermissionError:
+        except OSError as error:
             raise UserError(
-                f"{self.root} cannot be written: no permission; give --out another folder"
+                f"{self.root} cannot be written: {error.strerror}; give --out another folder"
             ) from None
         if not self.about.exists() and any(self.root.iterdir()):
             strange = sorted(p.name for p in self.root.iterdir() if p.name != "lock")

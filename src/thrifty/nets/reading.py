@@ -170,9 +170,9 @@ def _unpickled(path: Path) -> object:
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, str(error))) from None
     except Exception as error:  # torch passes on whatever a damaged file makes it run into
-        reason = (str(error) or type(error).__name__).strip().split("\n")[0][:200]
+        reason = f"{type(error).__name__}: {error}".strip().split("\n")[0][:200]
         raise UserError(
-            f"{path} cannot be read as a PyTorch file, it is damaged or cut short: {reason}; "
+            f"{path} cannot be read as a PyTorch file, it is damaged or cut short ({reason}); "
             f"copy it again"
         ) from None
 
@@ -180,9 +180,11 @@ def _unpickled(path: Path) -> object:
 def _refusal(path: Path, message: str) -> str:
     found = re.search(r"(?:GLOBAL|class) ([\w.]+)", message)
     if not found:
-        lines = [line.strip() for line in message.split("\n") if line.strip()]
-        detail = next((x for x in lines if "error:" in x), lines[0] if lines else "no reason given")
-        return f"{path} is no PyTorch file of weights, or is damaged: {detail[:200]}"
+        return (
+            f"{path} is refused: it is damaged, or a pickle that torch.save did not write, and "
+            f"reading it any other way would execute code that the file chooses; copy it again, or "
+            f"write it with torch.save(model.state_dict(), FILE)"
+        )
     what = found.group(1)
     take = ".state_dict()" if what.startswith("torch.nn") else "['state_dict']"
     return (
