@@ -122,8 +122,7 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bits(finished, tmp_path, 
 
 
 def wait_until_unlocked(folder: Path) -> None:
-    """Workers of a killed run notice that they are orphans within half a second."""
-    time.sleep(1.0)
+    """A run waits for the orphans of the one that was killed."""
     with Store(folder).lock():
         pass
 
@@ -240,6 +239,18 @@ def test_pretrained_weights_are_the_parent_as_they_are(finished, tmp_path):
     straight = [r for r in Store(finished).front().records if r.method == "dense"][0]
     assert front.dense.accuracy == straight.accuracy
     assert front.dense.epochs == 0
+
+
+def test_the_zeros_a_network_brings_along_stay(finished, tmp_path):
+    sparse = next((finished / "steps").glob("seed0-magnitude-0.5-*/model.safetensors.zst"))
+    said = {**TINY, "weights": str(sparse), "seeds": 1, "train": {"epochs": 0}}
+    front = run(make({**said, "prune": {**TINY["prune"], "sparsity": 0.9}}), tmp_path / "run")
+    found = {r.method: r.sparsity for r in front.records}
+    assert found.pop("control") == pytest.approx(0.5, abs=1e-3)
+    assert found.pop("dense") == pytest.approx(0.5, abs=1e-3)
+    assert all(s == pytest.approx(0.9, abs=1e-3) for s in found.values())
+    with pytest.raises(UserError, match="are pruned already; ask for a sparsity of at least 0.5"):
+        run(make({**said, "prune": {"sparsity": 0.2}}), tmp_path / "other")
 
 
 def test_no_retraining_recalibrates_only(tmp_path):

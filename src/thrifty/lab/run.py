@@ -15,7 +15,7 @@ from thrifty.lab.executor import Executor, Failed, best
 from thrifty.lab.front import Front
 from thrifty.lab.recipe import Recipe
 from thrifty.lab.records import DENSE, Record
-from thrifty.lab.steps import Job, Lab, do
+from thrifty.lab.steps import Job, Lab, born, do
 from thrifty.lab.store import Store
 from thrifty.pruning.allocation import Budget
 from thrifty.pruning.pruning import cut
@@ -98,7 +98,8 @@ def _preflight(lab: Lab) -> None:
     with torch.no_grad():
         measure.run(model, data.prepare(data.test.inputs[:2].to(lab.device)), data)
     for method in lab.recipe.methods:
-        cut(model, lab.chains.cut(method), Budget(lab.chains.levels(method)[-1]), data=data)
+        for level in lab.chains.levels(method):
+            cut(model, lab.chains.cut(method), Budget(level), data=data, within=born(model))
 
 
 def _jobs(lab: Lab, methods: tuple[str, ...], executor: Executor | None, tell: Tell) -> list[str]:

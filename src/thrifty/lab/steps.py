@@ -50,12 +50,13 @@ class Job:
 
 def do(job: Job, tell: Tell) -> int:
     """Do a job; returns the number of steps that were not there yet."""
-    lab = Lab(job.recipe, Store(job.root), job.label, tell)
-    if job.method == DENSE:
-        return lab.dense(job.seed)
-    return sum(
-        lab.level(job.seed, job.method, n) for n in range(len(lab.chains.levels(job.method)))
-    )
+    store = Store(job.root)
+    lab = Lab(job.recipe, store, job.label, tell)
+    with store.working():
+        if job.method == DENSE:
+            return lab.dense(job.seed)
+        numbers = range(len(lab.chains.levels(job.method)))
+        return sum(lab.level(job.seed, job.method, n) for n in numbers)
 
 
 class Lab:
@@ -103,7 +104,7 @@ class Lab:
         chained = when.start == "previous" and number > 0
         start = self.chains.level(seed, method, number - 1) if chained else parent
         model = self.build(start.model)
-        before = _masks.load(start.masks, model) if chained else None
+        before = _masks.load(start.masks, model) if chained else born(model)
 
         def cut_to(sparsity: float, within: Held) -> Masks:
             return cut(
@@ -117,16 +118,16 @@ class Lab:
 
         target = cut_to(level, before)
         hurt = damage(dict(model.named_parameters()), before, target)
-        held: Held = None if method == CONTROL else target
+        held: Held = born(model) if method == CONTROL else target
         ramp: Ramp | None = None
-        if when.ramp is not at_once and held is not None and self.recipe.retrain.epochs:
-            held, ramp = None, growing(cut_to, when.ramp, level)
+        if when.ramp is not at_once and method != CONTROL and self.recipe.retrain.epochs:
+            held, ramp = None, growing(cut_to, when.ramp, level, before)
         accuracy_cut = None
-        if held is not None:
-            _masks.apply(model, held)
+        if ramp is None and method != CONTROL:
+            _masks.apply(model, target)
             accuracy_cut = judge(model, self.data).accuracy
         log = self._retrain(model, step, parent, held, ramp, hurt, seed, method, number)
-        _masks.save(target if log.masks is None else log.masks, step.masks)
+        _masks.save(target if method == CONTROL else log.masks or target, step.masks)
         self._finish(
             model,
             step,
@@ -222,16 +223,26 @@ class Lab:
         return lambda event: self._tell(about | event)
 
 
+def born(model: nn.Module) -> Masks | None:
+    """The zeros a network brings along, which no method may revive; ``None`` if it has none."""
+    found = _masks.of_zeros(model)
+    return found if found.sparsity else None
+
+
 def growing(
-    cut_to: Callable[[float, Held], Masks], ramp: Callable[[float], float], level: float
+    cut_to: Callable[[float, Held], Masks],
+    ramp: Callable[[float], float],
+    level: float,
+    before: Masks | None = None,
 ) -> Ramp:
-    """Masks that grow to ``level`` with the progress, each within those held before."""
+    """Masks that grow from ``before`` to ``level`` with the progress, each within the last."""
 
     def at(progress: float, held: Mapping[str, Tensor] | None) -> Masks | None:
-        sparsity = sparsity_at(progress, 0.0, level, ramp)
+        start = before.sparsity if before is not None else 0.0
+        sparsity = sparsity_at(progress, start, level, ramp)
         if held is not None and sparsity <= Masks(held).sparsity:
             return None
-        return cut_to(sparsity, held)
+        return cut_to(sparsity, before if held is None else held)
 
     return at
 

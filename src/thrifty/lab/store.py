@@ -24,6 +24,7 @@ import csv
 import io
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -121,7 +122,7 @@ class Store:
                 f"{self.root} cannot be written: {error.strerror}; give --out another folder"
             ) from None
         if not self.about.exists() and any(self.root.iterdir()):
-            strange = sorted(p.name for p in self.root.iterdir() if p.name != "lock")
+            strange = sorted(p.name for p in self.root.iterdir() if not p.name.startswith("lock"))
             if strange:
                 raise UserError(
                     f"{self.root} holds {', '.join(strange[:3])} and is no run of thrifty; give "
@@ -132,7 +133,8 @@ class Store:
     def lock(self) -> Iterator[None]:
         """Hold the folder alone; the system lets go when the process ends, however it ends.
 
-        What a killed process was writing, under temporary names, is removed.
+        Workers of a run that was killed are waited for, and what they were writing, under
+        temporary names, is removed.
 
         Raises:
             UserError: another process is at work in it.
@@ -148,9 +150,25 @@ class Store:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
+            self._wait_for_orphans()
             for left_over in self.root.rglob(".*.part"):
                 left_over.unlink(missing_ok=True)
             yield
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Show, for the time of a job, that a worker is at work in the folder."""
+        with (self.root / "lock.workers").open("a") as file:
+            _try_lock(file, shared=True)
+            yield
+
+    def _wait_for_orphans(self, seconds: float = 30.0) -> None:
+        end = time.monotonic() + seconds
+        with (self.root / "lock.workers").open("a") as file:
+            while not _try_lock(file):
+                if time.monotonic() > end:
+                    raise UserError(f"workers of a run that was killed still write to {self.root}")
+                time.sleep(0.05)
 
     def remember_data(self, digest: str, name: str) -> None:
         """Refuse to go on with data that are not those the run began with."""
@@ -228,7 +246,7 @@ def _json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _try_lock(file: io.TextIOWrapper) -> bool:
+def _try_lock(file: io.TextIOWrapper, shared: bool = False) -> bool:
     try:
         import fcntl
     except ImportError:  # Windows
@@ -240,7 +258,7 @@ def _try_lock(file: io.TextIOWrapper) -> bool:
             return False
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
