@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from thrifty.errors import MissingExtra
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -17,9 +19,15 @@ def real_data() -> Path:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """With THRIFTY_NO_SKIPS set, a skipped test has failed: it guards nothing."""
+    """A test that needs an extra which is not installed is skipped, unless none may be.
+
+    With THRIFTY_NO_SKIPS set, a skipped test has failed: it guards nothing.
+    """
     outcome = yield
     report = outcome.get_result()
+    if report.failed and call.excinfo is not None and call.excinfo.errisinstance(MissingExtra):
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), item.location[1], str(call.excinfo.value))
     if report.skipped and os.environ.get("THRIFTY_NO_SKIPS"):
         report.outcome = "failed"
         report.longrepr = f"skipped, and no test may be: {report.longrepr}"

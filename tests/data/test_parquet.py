@@ -7,6 +7,8 @@ import torch
 from thrifty.data import load_data
 from thrifty.errors import UserError
 
+pytest.importorskip("pyarrow")
+
 
 @pytest.fixture
 def pngs(encode, pixels):
