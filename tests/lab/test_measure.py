@@ -7,7 +7,7 @@ from torch import nn
 
 from thrifty.data import Data, Split
 from thrifty.errors import UserError
-from thrifty.lab.measure import agree, costs, judge, latency_us, measure
+from thrifty.lab.measure import agree, costs, judge, latency_ratio, latency_us, measure
 from thrifty.pruning import Budget, prune
 
 
@@ -108,6 +108,8 @@ def test_latency_is_of_the_right_order(data):
             return self.inner(x.flatten(1))
 
     assert 2000 <= latency_us(Slow(), data, seconds=0.01) < 100_000
+    assert latency_ratio(Slow(), Slow(), data, seconds=0.01) == pytest.approx(1, abs=0.5)
+    assert latency_ratio(Slow(), nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), data) > 5
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import platform
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -203,7 +203,6 @@ def weight_uses(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
     return uses
 
 
-@torch.inference_mode()
 def latency_us(
     model: nn.Module, data: Data, batch: int = 1, seconds: float = 0.1, least: int = 20
 ) -> float:
@@ -216,25 +215,47 @@ def latency_us(
         batch: inputs a pass; the time is of the whole pass.
         seconds: how long to go on, at least ``least`` passes.
     """
-    device = next(model.parameters()).device
-    inputs = _layout(model, data.prepare(data.test.inputs[:batch].to(device)))
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    times: list[float] = []
+    return statistics.median(_passes([model], data, batch, seconds, least)[0]) * 1e6
+
+
+def latency_ratio(
+    model: nn.Module, other: nn.Module, data: Data, batch: int = 1, seconds: float = 0.1
+) -> float:
+    """Median, over passes in turns, of the time of ``model`` over the time of ``other``.
+
+    What else the machine does falls on both alike, so this holds where two times taken one
+    after the other do not: those of one network differed by a factor of 2 beside other work.
+    """
+    ours, theirs = _passes([model, other], data, batch, seconds, 20)
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+@torch.inference_mode()
+def _passes(
+    models: Sequence[nn.Module], data: Data, batch: int, seconds: float, least: int
+) -> list[list[float]]:
+    """Seconds of forward passes of each model, all of them in turns."""
+    device = next(models[0].parameters()).device
+    inputs = _layout(models[0], data.prepare(data.test.inputs[:batch].to(device)))
+    training = {module: module.training for model in models for module in model.modules()}
+    times: list[list[float]] = [[] for _ in models]
     try:
-        for _ in range(5):
-            model(inputs)
+        for model in models:
+            model.eval()
+            for _ in range(5):
+                model(inputs)
         end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(times) < least:
-            _wait(device)
-            start = time.perf_counter()
-            model(inputs)
-            _wait(device)
-            times.append(time.perf_counter() - start)
+        while time.perf_counter() < end or len(times[0]) < least:
+            for model, taken in zip(models, times, strict=True):
+                _wait(device)
+                start = time.perf_counter()
+                model(inputs)
+                _wait(device)
+                taken.append(time.perf_counter() - start)
     finally:
         for module, mode in training.items():
             module.training = mode
-    return statistics.median(times) * 1e6
+    return times
 
 
 def conditions(threads: int, device: str) -> dict[str, Any]:
@@ -249,7 +270,8 @@ def conditions(threads: int, device: str) -> dict[str, Any]:
         "processor": _processor(),
         "device": device,
         "threads": threads,
-        "latency": "median of eager torch, batch 1, after a warm-up; no run of training beside it",
+        "latency": "eager torch, batch 1: the dense parent's median time, times the median ratio "
+        "to it of passes taken in turns, after all training",
     }
 
 

@@ -55,7 +55,7 @@ class Record(Shown):
     bytes_dense: int
     """Size of the same network as plain safetensors."""
     latency_us: float | None = None
-    """Median time of one input, batch 1, in microseconds; how it was taken is in ``run.json``."""
+    """Time of one input, batch 1, in microseconds; how it was taken is in ``run.json``."""
     epochs: int = 0
     """Epochs of training after the dense parent, over all levels before this one too."""
     seconds: float = 0.0

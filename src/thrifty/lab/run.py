@@ -123,10 +123,17 @@ def _records(chains: Chains) -> list[Record]:
 
 def _time(lab: Lab, tell: Tell) -> None:
     """Time every network, alone on the machine as far as this run can see to it."""
-    steps = [s for s in lab.chains.all() if s.done and "latency_us" not in s.timing()]
-    for number, step in enumerate(steps, 1):
-        tell({"job": "latency", "progress": number / len(steps)})
-        lab.time(step)
+    chains = lab.chains
+    todo = [
+        (step, chains.dense(seed))
+        for seed in lab.recipe.seeds
+        for method in (DENSE, *chains.methods)
+        for step in chains.of(seed, method)
+        if step.done and "latency_us" not in step.timing()
+    ]
+    for number, (step, parent) in enumerate(todo, 1):
+        tell({"job": "latency", "progress": number / len(todo)})
+        lab.time(step, parent)
 
 
 @contextlib.contextmanager

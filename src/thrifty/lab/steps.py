@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from thrifty.data import Data, load_data
 from thrifty.errors import UserError
 from thrifty.lab.chains import Chains
-from thrifty.lab.measure import agree, costs, judge, latency_us
+from thrifty.lab.measure import agree, costs, judge, latency_ratio, latency_us
 from thrifty.lab.recipe import Recipe
 from thrifty.lab.records import CONTROL, DENSE, Record
 from thrifty.lab.store import Step, Store
@@ -66,6 +66,7 @@ class Lab:
         self.recipe, self.store, self.label, self._tell = recipe, store, label, tell
         self.chains = Chains(recipe, store)
         self.device = pick_device(recipe.machine.device)
+        self._timed: tuple[str, nn.Module] | None = None
 
     @functools.cached_property
     def data(self) -> Data:
@@ -141,10 +142,15 @@ class Lab:
         )
         return 1
 
-    def time(self, step: Step) -> None:
-        """Measure the latency of a step's network, unless it is known."""
+    def time(self, step: Step, parent: Step) -> None:
+        """Measure the latency of a step's network, in turns with its dense parent's."""
+        if "latency_us" not in parent.timing():
+            parent.time(latency_us=latency_us(self.build(parent.model), self.data, seconds=0.3))
         if "latency_us" not in step.timing():
-            step.time(latency_us=latency_us(self.build(step.model), self.data))
+            if self._timed is None or self._timed[0] != parent.key:
+                self._timed = parent.key, self.build(parent.model)
+            ratio = latency_ratio(self.build(step.model), self._timed[1], self.data)
+            step.time(latency_us=ratio * parent.timing()["latency_us"])
 
     def build(self, weights: str | Path | None) -> nn.Module:
         """The recipe's network with those weights, on the device, laid out for it."""
