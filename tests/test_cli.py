@@ -220,11 +220,13 @@ def test_pick_names_a_network_and_saves_it_to_go_on_from(done, tmp_path, capsys,
     model = thrifty.resolve(saved)
     zeros = sum(int((p == 0).sum()) for p in model.parameters())
     assert zeros > 0.8 * sum(p.numel() for p in model.parameters())
+    once = ["--data", DIGITS, "--seeds", "1", "--epochs", "1", "--workers", "1"]
     for start in (saved, done):
-        again = [*QUICK[:4], *QUICK[6:]]
         out = tmp_path / f"from-{start.name}"
-        assert ended("prune", start, "--data", DIGITS, *again, "--out", out) == 0
+        assert ended("prune", start, *once, "--sparsity", ".95", "--out", out) == 0
         assert read(out / "recipe.yaml").train.epochs == 0
+    assert ended("prune", saved, *once, "--sparsity", ".5", "--out", tmp_path / "less") == 2
+    assert "are pruned already; ask for a sparsity of at least 0.9" in capsys.readouterr().err
 
 
 def test_pick_as_json(done, capsys):
