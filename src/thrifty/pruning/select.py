@@ -44,9 +44,6 @@ def top(scores: Tensor, count: int) -> Tensor:
 def top_together(scores: Sequence[Tensor], count: int) -> list[Tensor]:
     """Like :func:`top`, over several tensors as if they were one; ties go to the first tensor."""
     arrays = [_floats(s) for s in scores]
-    total = sum(a.size for a in arrays)
-    if not 0 <= count <= total:
-        raise UserError(f"{count} of {total} scores cannot be kept; keep 0 to {total}")
     edge, ties = _edge(arrays, count)
     out = []
     for score, array in zip(scores, arrays, strict=True):
@@ -64,9 +61,6 @@ def top_together(scores: Sequence[Tensor], count: int) -> list[Tensor]:
 def count_together(scores: Sequence[Tensor], count: int) -> list[int]:
     """How many of the ``count`` highest scores lie in each tensor; no mask is made."""
     arrays = [_floats(s) for s in scores]
-    total = sum(a.size for a in arrays)
-    if not 0 <= count <= total:
-        raise UserError(f"{count} of {total} scores cannot be kept; keep 0 to {total}")
     edge, ties = _edge(arrays, count)
     out = []
     for array in arrays:
@@ -82,6 +76,9 @@ def count_together(scores: Sequence[Tensor], count: int) -> list[int]:
 
 def _edge(arrays: Sequence[Floats], count: int) -> tuple[np.float32, int]:
     """The lowest score kept, and how many scores of exactly that value are kept."""
+    total = sum(a.size for a in arrays)
+    if not 0 <= count <= total:
+        raise UserError(f"{count} of {total} scores cannot be kept; keep 0 to {total}")
     if count == 0:
         _refuse_nan(arrays)
         return np.float32(np.inf), 0
