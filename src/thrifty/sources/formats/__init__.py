@@ -1,0 +1,1 @@
+"""The room of readers: one file a format or place."""
