@@ -1,33 +1,41 @@
-"""One HTML file that holds a whole report: sentences, charts, table, conditions, terms.
+"""The report of a front as one HTML file; :mod:`thrifty.report.sheet` lays it out."""
 
-It needs no network: Vega is inside it, once, and a content security policy forbids requests.
-Each chart is there as a picture too, shown until its script has run, or if none may run.
-"""
-
-import base64
-import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import Environment, StrictUndefined
-
-from thrifty.errors import MissingExtra
-from thrifty.files import write_text
 from thrifty.lab.front import Front
 from thrifty.registry import call_spec, parse_spec
 from thrifty.report import REPORTS
-from thrifty.report.extra import altair, vl_convert
 from thrifty.report.headline import MAX_DROP, headline, latency_text
 from thrifty.report.parts import method_colors, pair_name, pairs
-from thrifty.report.render import svg, vega_script
+from thrifty.report.sheet import Part, figure, lacking, section, table, write_sheet
 
-READABLE = 0.75
-"""A chart shrinks to this share of its size and scrolls from there on, to stay legible."""
 FRONTS = ("front", "front?of=bytes", "front?of=latency_us")
 ORDER = ("layers", "agreement", "seeds")
+
+TABLE_NOTE = (
+    "Means over seeds, +- one standard deviation. Bold: no other pruned network is as accurate in "
+    "fewer bytes. Highlighted: the smallest within half a point of its dense parent. Select a "
+    "heading to sort by it."
+).replace("+-", "\u00b1")
+
+TERMS = {
+    "sparsity": 'The share of the prunable weights that are zero, counted; "of all" counts among '
+    "all parameters, biases and norms too.",
+    "drop": "Points of accuracy lost against the dense parent of the same seed; a negative drop is "
+    "a gain.",
+    "agreement": "The share of test inputs given the same class as by the dense parent, right or "
+    "wrong.",
+    "control": "The dense parent trained on, uncut, for as many epochs as the pruned networks got. "
+    "What it gains is not due to pruning.",
+    "before retraining": "The accuracy right after the cut, when the weights that are left have "
+    "not yet been trained further.",
+    "bytes": "The size of the compressed file that was written, for dense and pruned networks "
+    "alike.",
+    "front, knee": "The networks that no other beats in accuracy and cost together; the knee is "
+    "where they bend most.",
+}
 
 
 def default_charts(front: Front) -> list[str]:
@@ -77,96 +85,42 @@ def write_page(
     """
     names = default_charts(front) if charts is None else list(charts)
     colors = method_colors(front)
-    missing, script = "", ""
-    try:
-        altair(), vl_convert()
-    except MissingExtra as error:
-        missing, names = str(error), []
+    if lacking():
+        names = []
     sections = [_section(part, names, colors) for part in pairs(front) or [front]]
-    if any(section["charts"] for section in sections):
-        script = vega_script()
-    shown = {key: value for key, value in conditions.items() if key != "recipe"}
-    text = _template().render(
-        title=title,
-        sections=sections,
-        missing=missing,
-        script=script,
-        conditions=[(key, _plain(value)) for key, value in shown.items()],
-        recipe=_yaml(conditions.get("recipe")),
-    )
-    write_text(path, text)
+    write_sheet(path, title=title, sections=sections, conditions=conditions, terms=TERMS)
 
 
-def _section(front: Front, names: Sequence[str], colors: Mapping[str, str]) -> dict[str, Any]:
-    """What the template shows of one model and data set."""
-    return {
-        "name": pair_name(front),
-        "headline": [text.replace("+-", "\u00b1") for text in headline(front)],
-        "charts": [_chart(name, front, colors) for name in names] if front.records else [],
-        **_table(front, colors),
-    }
+def _section(front: Front, names: Sequence[str], colors: Mapping[str, str]) -> Part:
+    """What the page shows of one model and data set."""
+    charts = [_chart(name, front, colors) for name in names] if front.records else []
+    return section(pair_name(front), headline(front), charts, [_table(front, colors)])
 
 
-def _chart(name: str, front: Front, colors: Mapping[str, str]) -> dict[str, Any]:
-    chart = drawn(name, front, colors)
-    text = svg(chart)
-    picture = base64.b64encode(text.encode()).decode()
-    width = re.search(r'<svg[^>]*? width="([\d.]+)', text)
+def _chart(name: str, front: Front, colors: Mapping[str, str]) -> Part:
     spec = parse_spec(name)
     about = latency_text(front) if spec.options.get("of") == "latency_us" else ""
-    return {
-        "spec": chart.to_dict(),
-        "picture": f"data:image/svg+xml;base64,{picture}",
-        "about": about,
-        "least": round(READABLE * float(width[1])) if width else 0,
-        "name": f"{REPORTS.summary(spec.name)} ({pair_name(front)})",
-    }
+    summary = f"{REPORTS.summary(spec.name)} ({pair_name(front)})"
+    return figure(drawn(name, front, colors), summary, about)
 
 
-def _table(front: Front, colors: Mapping[str, str]) -> dict[str, Any]:
-    """Columns and rows; a column in which nothing was measured is left out."""
-    rows = front.table()
-    columns = [c for c in (rows[0] if rows else []) if any(row[c] for row in rows)]
+def _table(front: Front, colors: Mapping[str, str]) -> Part:
     best = {_id(p) for p in front.pareto("bytes")}
     pruned = front.pruned
     good = [p for p in pruned if p.drop <= MAX_DROP]
     pick = _id(front.pick(MAX_DROP, "bytes")) if good else None
-    return {
-        "columns": columns,
-        "rows": [
-            {
-                "cells": [row[c].replace("+-", "\u00b1") for c in columns],
-                "color": colors.get(point.method, ""),
-                "best": point in pruned and _id(point) in best,
-                "pick": point in pruned and _id(point) == pick,
-            }
-            for point, row in zip(front.points, rows, strict=True)
-        ],
-    }
+
+    def marks(number: int) -> Part:
+        point = front.points[number]
+        return {
+            "color": colors.get(point.method, ""),
+            "best": point in pruned and _id(point) in best,
+            "pick": point in pruned and _id(point) == pick,
+        }
+
+    return table("Every point", front.table(), TABLE_NOTE, marks)
 
 
 def _id(point: Any) -> tuple[str, float]:
     """What tells a point from the others of its model and data set."""
     return point.method, point.level
-
-
-def _template() -> Any:
-    text = resources.files("thrifty.report").joinpath("page.html.jinja").read_text("utf-8")
-    return Environment(autoescape=True, undefined=StrictUndefined).from_string(text)
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple | set):
-        return ", ".join(_plain(item) for item in value)
-    return "not known" if value is None else str(value)
-
-
-def _yaml(recipe: object) -> str:
-    if recipe is None or isinstance(recipe, str):
-        return recipe or ""
-    try:
-        return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-    except yaml.YAMLError:
-        return str(recipe)
