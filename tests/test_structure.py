@@ -24,16 +24,19 @@ FLOORS = {
     "files": 0,
     "shown": 0,
     "_compat": 0,
+    "native": 0,
     "nets": 1,
+    "sources": 1,
     "data": 1,
     "pruning": 2,
     "training": 2,
-    "look": 2,
     "pack": 3,
     "lab": 4,
+    "census": 4,
     "report": 4,
     "recipes": 4,
     "cli": 5,
+    "looks": 5,
     "progress": 5,
     "endings": 5,
     "listings": 5,
@@ -41,7 +44,7 @@ FLOORS = {
 }
 EXEMPT = {"__init__"}  # the package itself: it imports what is asked for, when it is asked for
 NEVER = {("pruning", "training")}
-ONLY_IN_FUNCTIONS = {("lab", "report")}
+ONLY_IN_FUNCTIONS = {("lab", "report"), ("census", "report")}
 
 LONGER: dict[str, int] = {}
 """Files that may have more than 400 lines, and how many; each needs a reason here."""
@@ -124,7 +127,7 @@ def test_a_file_is_short_quiet_and_finished(path):
     assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
     assert text.isascii()
     tree = ast.parse(text)
-    if room(path) not in ("cli", "progress", "listings", "endings"):
+    if room(path) not in ("cli", "looks", "progress", "listings", "endings"):
         assert not calls(tree, "print"), "results are returned, not printed"
     for node in ast.walk(tree):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Name | ast.Call):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from thrifty.census import Census, Comparison, compare, look
     from thrifty.data import Data, load_data
     from thrifty.errors import UserError
     from thrifty.lab.front import Front
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Budget": "thrifty.pruning",
+    "Census": "thrifty.census",
+    "Comparison": "thrifty.census",
     "Data": "thrifty.data",
     "Front": "thrifty.lab.front",
     "Masks": "thrifty.pruning",
@@ -40,11 +43,13 @@ _HOMES = {
     "Record": "thrifty.lab.records",
     "UserError": "thrifty.errors",
     "apply": "thrifty.pruning",
+    "compare": "thrifty.census",
     "criterion": "thrifty.pruning",
     "cut": "thrifty.pruning",
     "freeze": "thrifty.pruning",
     "load": "thrifty.pack",
     "load_data": "thrifty.data",
+    "look": "thrifty.census",
     "measure": "thrifty.lab.measure",
     "prune": "thrifty.pruning",
     "read_front": "thrifty.lab.store",
@@ -58,6 +63,8 @@ _HOMES = {
 
 __all__ = [
     "Budget",
+    "Census",
+    "Comparison",
     "Data",
     "Front",
     "Masks",
@@ -69,11 +76,13 @@ __all__ = [
     "UserError",
     "__version__",
     "apply",
+    "compare",
     "criterion",
     "cut",
     "freeze",
     "load",
     "load_data",
+    "look",
     "measure",
     "prune",
     "read_front",

@@ -17,6 +17,7 @@ from thrifty import __version__
 from thrifty.endings import end, whole
 from thrifty.errors import UserError
 from thrifty.listings import allocations, criteria, datasets, methods, nets, recipes_app
+from thrifty.looks import look_app, look_recipe, run_look
 from thrifty.registry import parse_spec
 from thrifty.shown import text_table, to_json
 
@@ -194,11 +195,14 @@ def run(
     overrides
         Keys to change: ``train.epochs=3 prune.sparsity='[.5, .9]'``.
     """
-    from thrifty.lab.recipe import read
+    from thrifty.lab.recipe import make, values_of
 
     machine = _given(threads=threads, workers=workers, device=device)
     said = [*overrides, *(f"machine.{k}={v}" for k, v in machine.items())]
-    _run(read(recipe, said), out, json, quiet)
+    values, where = values_of(recipe, said)
+    if "look" in values:
+        return run_look(values, where, out or Path("runs") / Path(recipe).stem, json)
+    return _run(make(values, where), out, json, quiet)
 
 
 @app.command
@@ -214,9 +218,10 @@ def validate(recipe: str, /, *overrides: str) -> None:
     overrides
         Keys to change, as for ``thrifty run``.
     """
-    from thrifty.lab.recipe import read
+    from thrifty.lab.recipe import make, values_of
 
-    found = read(recipe, overrides)
+    values, where = values_of(recipe, overrides)
+    found = look_recipe(values, where) if "look" in values else make(values, where)
     print(found.to_yaml(), end="")
     print(f"{recipe} is a good recipe, {found.identity}", file=sys.stderr)
 
@@ -278,7 +283,7 @@ def pick(
     print(to_json(found.to_dict()) if json else found.text())
 
 
-for _listing in (criteria, methods, allocations, nets, datasets, recipes_app):
+for _listing in (look_app, criteria, methods, allocations, nets, datasets, recipes_app):
     app.command(_listing)
 
 

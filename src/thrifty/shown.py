@@ -39,6 +39,17 @@ class Shown:
         return html_table(self.to_rows())
 
 
+def filled(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """``rows`` without the columns in which every cell is empty.
+
+    Example:
+        >>> filled([{"layer": "fc", "nan": ""}])
+        [{'layer': 'fc'}]
+    """
+    kept = [c for c in (rows[0] if rows else {}) if any(row[c] for row in rows)]
+    return [{c: row[c] for c in kept} for row in rows]
+
+
 def html_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """An HTML table with a column for every key of the first row; values are escaped."""
     if not rows:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -20,6 +20,8 @@ from thrifty.registry import parse_spec, suggest
 from thrifty.training.plan import Plan, Positive, Share
 
 EDITION = 1
+
+T = TypeVar("T", bound=BaseModel)
 
 
 def _listed(value: Any) -> Any:
@@ -222,10 +224,15 @@ def make(
     Raises:
         UserError: with every mistake, its place and what is allowed there.
     """
+    return validated(Recipe, values, where, names or {})
+
+
+def validated(kind: type[T], values: Mapping[str, Any], where: str, names: Mapping[str, str]) -> T:
+    """``values`` as a table of that kind; see :func:`make`."""
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(_mistakes(error, where, names or {}))) from None
+        raise UserError("\n".join(_mistakes(error, kind, where, names))) from None
 
 
 def recipe(**values: Any) -> Recipe:
@@ -247,8 +254,17 @@ def read(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         UserError: no such file, not YAML, or any mistake in it.
     """
-    path = Path(path)
-    text, where = _text(path)
+    values, where = values_of(path, overrides)
+    return make(values, where)
+
+
+def values_of(path: Path | str, overrides: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
+    """The keys of a recipe file, or of a name of ``thrifty recipes``, and what to call it.
+
+    Raises:
+        UserError: no such file, not YAML, or an override that is none.
+    """
+    text, where = _text(Path(path))
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -258,7 +274,7 @@ def read(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
         raise UserError(
             f"{where}: a recipe is a table of key: value, this is {type(values).__name__}"
         )
-    return make(overridden(values, overrides), where)
+    return overridden(values, overrides), where
 
 
 def overridden(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -306,19 +322,21 @@ def _text(path: Path) -> tuple[str, str]:
     )
 
 
-def _mistakes(error: ValidationError, where: str, names: Mapping[str, str]) -> list[str]:
+def _mistakes(
+    error: ValidationError, kind: type[BaseModel], where: str, names: Mapping[str, str]
+) -> list[str]:
     lines = []
     for item in error.errors(include_url=False):
         key = ".".join(part for part in item["loc"] if isinstance(part, str))
         place = ".".join(str(part) for part in item["loc"])
-        lines.append(f"{names.get(key) or f'{where}: {place}'}: {_told(item)}")
+        lines.append(f"{names.get(key) or f'{where}: {place}'}: {_told(item, kind)}")
     return lines
 
 
-def _told(item: Any) -> str:
+def _told(item: Any, kind: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden":
         *parents, name = item["loc"]
-        table: type[BaseModel] = Recipe
+        table = kind
         for part in parents:
             table = table.model_fields[str(part)].annotation  # type: ignore[assignment]
         return f"there is no such key; {suggest(str(name), table.model_fields)}"

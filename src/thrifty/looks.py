@@ -1,0 +1,163 @@
+"""``thrifty look``: the census of weights, what zeroing them costs, two networks side by side."""
+
+import sys
+from json import loads
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Group, Parameter
+
+from thrifty.endings import whole
+from thrifty.errors import Unfinished, UserError
+from thrifty.shown import columns, filled, text_table, to_json
+
+look_app = App(
+    name="look",
+    help="""Count the weights of networks: shares under thresholds, zeros, layer by layer.
+
+    Sources that are called `zero` or `compare` are written `./zero`.""",
+    result_action="return_value",
+)
+
+_output = Group("Output")
+_flag = Parameter(negative="", show_default=False)
+_many = Parameter(consume_multiple=True, negative="", show_default=False)
+_shown = Parameter(show_default=lambda many: " ".join(f"{one:g}" for one in many))
+
+Json = Annotated[bool, _flag, Parameter("--json", help="Results as JSON.", group=_output)]
+Html = Annotated[
+    Path | None, Parameter(help="Write a page with charts there, and pictures.", group=_output)
+]
+Flag = Annotated[bool, _flag]
+Under = Annotated[list[float], _many, _shown]
+Whole = Annotated[int, Parameter(converter=whole)]
+
+
+@look_app.default
+def look(
+    *sources: str,
+    under: Under = [1.0, 0.1, 0.01, 0.001, 0.0001],  # noqa: B006
+    per_layer: Flag = False,
+    weights_only: Flag = False,
+    all: Flag = False,
+    fold_bn: Flag = False,
+    relative: Flag = False,
+    raw: Flag = False,
+    threads: Whole | None = None,
+    html: Html = None,
+    json: Json = False,
+) -> None:
+    """Count the weights of SOURCES: shares under thresholds, zeros, layer by layer.
+
+    Example: ``thrifty look resnet20 weights.safetensors --under .1 .01 --html look.html``
+
+    Parameters
+    ----------
+    sources
+        Files (.safetensors, .pt, .pth, .th, .h5, .keras, .onnx, .tflite, .npz, ...), folders of
+        them, ``hf:ORG/REPO@REV``, ``torchvision:alexnet?weights=DEFAULT``, ``timm:NAME``,
+        ``keras:NAME``, one of ``thrifty nets``, ``package.module:factory``.
+    under
+        Thresholds t: a weight is under t if abs(w) < t.
+    per_layer
+        A row a tensor.
+    weights_only
+        Count only tensors of two axes or more; both ways are shown if nothing is said.
+    all
+        Count every tensor, running statistics too.
+    fold_bn
+        Fold each batch normalisation into the weights before it first.
+    relative
+        Count under t times the standard deviation of each tensor as well.
+    raw
+        Count quantised integers as they are stored.
+    threads
+        As many as cores if not given.
+    """
+    from thrifty.census import look as look_at
+
+    if weights_only and all:
+        raise UserError("--weights-only and --all exclude each other; leave one out")
+    census = look_at(
+        *sources,
+        under=under,
+        counted="weights" if weights_only else "all" if all else "both",
+        fold_bn=fold_bn,
+        relative=relative,
+        raw_integers=raw,
+        threads=threads,
+    )
+    show(census, per_layer, html, json)
+
+
+def show(census: Any, per_layer: bool, html: Path | None, json: bool) -> None:
+    """Print a census, write its page, and end with 1 if a source could not be read."""
+    if json:
+        print(to_json(census.to_dict()))
+    else:
+        print(text_table(filled(census.layer_table() if per_layer else census.table())))
+        for network in census.networks:
+            for note in network.notes:
+                print(f"{network.label}: {note}")
+        print(f"\n{census.says()}")
+    if html is not None:
+        from thrifty.report.census_page import write_census
+
+        written = write_census(census, html)
+        beside = f", and {len(written) - 1} pictures beside it" if written[1:] else ""
+        print(f"{written[0]}{beside}", file=sys.stderr if json else sys.stdout)
+    if census.failed:
+        sys.stdout.flush()
+        reasons = "\n".join(f"{label}: {why}" for label, why in census.failed)
+        raise Unfinished(f"not read:\n{reasons}")
+
+
+@look_app.command
+def compare(a: str, b: str, /, *, all: Flag = False, html: Html = None, json: Json = False) -> None:
+    """Set two networks side by side, layer by layer: density, overlap, distance, signs.
+
+    Example: ``thrifty look compare dense.safetensors pruned.safetensors``
+
+    Parameters
+    ----------
+    a
+        A source of one network, as for ``thrifty look``.
+    b
+        Another.
+    all
+        Compare every tensor, biases and statistics too.
+    """
+    from thrifty.census import compare as compare_them
+
+    found = compare_them(a, b, counted="all" if all else "weights")
+    if json:
+        print(to_json(found.to_dict()))
+    else:
+        print(text_table(filled(found.table())))
+        said = {"A": found.label_a, "B": found.label_b}
+        said |= {f"only in {k}": ", ".join(v) for k, v in found.only.items() if v}
+        print("\n" + columns(said))
+    if html is not None:
+        from thrifty.report.comparison_page import write_comparison
+
+        print(write_comparison(found, html)[0], file=sys.stderr if json else sys.stdout)
+
+
+def look_recipe(values: dict[str, Any], where: str) -> Any:
+    """The recipe of a look, checked."""
+    from thrifty.census.recipe import make_look
+
+    return make_look(values, where)
+
+
+def run_look(values: dict[str, Any], where: str, out: Path, json: bool) -> None:
+    """Do what the recipe of a look says: print it, write page, figures and recipe to ``out``."""
+    from thrifty.census import look as look_at
+    from thrifty.files import write_json, write_text
+
+    recipe = look_recipe(values, where)
+    census = look_at(*recipe.look.named(), **recipe.look.arguments())
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "recipe.yaml", recipe.to_yaml())
+    write_json(out / "census.json", loads(to_json(census.to_dict())))
+    show(census, False, out / "look.html", json)
