@@ -141,7 +141,8 @@ def _fold(tensors: dict[str, Stored], norm: Norm) -> None:
     with np.errstate(all="ignore"):
         factor = scale / np.sqrt(vector(norm.variance, 1.0) + norm.eps)
         moved = (bias - mean) * factor + shift
-    for name in (norm.scale, norm.shift, norm.mean, norm.variance, norm.bias):
+    counter = f"{_base_of(norm)}num_batches_tracked"
+    for name in (norm.scale, norm.shift, norm.mean, norm.variance, norm.bias, counter):
         if name is not None:
             tensors.pop(name, None)
     tensors[norm.weight] = scaled(weight, axis, factor)
