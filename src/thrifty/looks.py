@@ -84,6 +84,7 @@ def look(
         counted="weights" if weights_only else "all" if all else "both",
         fold_bn=fold_bn,
         relative=relative,
+        curves=html is not None,
         raw_integers=raw,
         threads=threads,
     )
@@ -156,7 +157,7 @@ def run_look(values: dict[str, Any], where: str, out: Path, json: bool) -> None:
     from thrifty.files import write_json, write_text
 
     recipe = look_recipe(values, where)
-    census = look_at(*recipe.look.named(), **recipe.look.arguments())
+    census = look_at(*recipe.look.named(), **recipe.look.arguments(), curves=True)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "recipe.yaml", recipe.to_yaml())
     write_json(out / "census.json", loads(to_json(census.to_dict())))

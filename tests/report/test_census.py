@@ -18,7 +18,7 @@ def networks(folder, count: int, zeros: bool = False):
     for i in range(count):
         w = rng.normal(0, 0.1, (20, 10)).astype(np.float32) * (not zeros)
         save_file({"fc.weight": w, "fc.bias": w[:, 0]}, folder / f"net{i}.safetensors")
-    return thrifty.look(folder, relative=True)
+    return thrifty.look(folder, relative=True, curves=True)
 
 
 @pytest.mark.parametrize("name", CENSUS_REPORTS.names())
@@ -64,7 +64,9 @@ def test_sentences_say_shares_zeros_and_energy(tmp_path):
     w = np.zeros((10, 10), np.float32)
     w[0] = 1
     save_file({"fc.weight": w}, tmp_path / "a.safetensors")
-    (said,) = sentences(thrifty.look(tmp_path / "a.safetensors", under=[0.5], counted="weights"))
+    (said,) = sentences(
+        thrifty.look(tmp_path / "a.safetensors", under=[0.5], counted="weights", curves=True)
+    )
     assert said == (
         "a: of 100 weights, 90.00 % under 0.5; 90.00 % are exactly zero; 9.0 % of them hold nine "
         "tenths of the energy; the largest is 1."

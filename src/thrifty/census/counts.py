@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from thrifty import native
 from thrifty.sources import Stored
 
-CHUNK = 1 << 20
-"""Bytes counted at a time: they stay in cache from the first count to the last."""
+CHUNK = 1 << 22
+"""Bytes counted at a time."""
+TWICE = 1 << 20
+"""The same where curves are wanted: bytes that stay in cache from one sweep to the next."""
 
 BINS = 4096
 SUBNORMAL = 1 << 19
@@ -43,7 +45,8 @@ class Counts:
         total: sum of the finite elements.
         squares: sum of their squares.
         relative: elements with |w| < t * std of their tensor, for each t; empty if not asked.
-        octaves: (4096,) elements by the leading 12 bits of |w| as float32.
+        octaves: (4096,) elements by the leading 12 bits of |w| as float32; ``None`` if no
+            curves were asked for.
     """
 
     count: int
@@ -56,7 +59,7 @@ class Counts:
     largest: float
     total: float
     squares: float
-    octaves: NDArray[np.int64]
+    octaves: NDArray[np.int64] | None = None
     relative: tuple[int, ...] = ()
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -73,7 +76,7 @@ class Counts:
             max(self.largest, other.largest),
             self.total + other.total,
             self.squares + other.squares,
-            self.octaves + other.octaves,
+            _summed(self.octaves, other.octaves),
             _added(self.relative, other.relative),
         )
 
@@ -111,6 +114,7 @@ def count(
     thresholds: Sequence[float],
     *,
     relative: bool = False,
+    curves: bool = True,
     pool: Executor | None = None,
     ahead: int = 4,
 ) -> Counts:
@@ -120,12 +124,13 @@ def count(
         stored: the tensor; ``quantised`` is not looked at.
         thresholds: of |w|, strict, at most 32.
         relative: count under ``t * std`` of the tensor as well.
+        curves: fill the histogram, which takes longer than all the rest.
         pool: where chunks are counted, several at a time; here if ``None``.
         ahead: chunks in the pool at a time.
     """
-    one = partial(_counted, dtype=stored.dtype, thresholds=tuple(thresholds))
+    one = partial(_counted, dtype=stored.dtype, thresholds=tuple(thresholds), curves=curves)
     total = empty(len(thresholds), relative)
-    for part in _mapped(one, _chunks(stored), pool, ahead):
+    for part in _mapped(one, _chunks(stored, TWICE if curves else CHUNK), pool, ahead):
         total = total + part
     if not relative or not total.count:
         return total
@@ -134,7 +139,7 @@ def count(
         return _with(total, tuple(0 for _ in thresholds))
     below = tuple(0 for _ in thresholds)
     again = partial(native.count_below, dtype=stored.dtype, thresholds=scaled)
-    for counts in _mapped(again, _chunks(stored), pool, ahead):
+    for counts in _mapped(again, _chunks(stored, CHUNK), pool, ahead):
         below = _added(below, counts)
     return _with(total, below)
 
@@ -142,8 +147,7 @@ def count(
 def empty(thresholds: int = 0, relative: bool = False) -> Counts:
     """The counts of nothing."""
     none = (0,) * thresholds
-    octaves = np.zeros(BINS, np.int64)
-    return Counts(0, 0, none, 0, 0, 0, 0, 0.0, 0.0, 0.0, octaves, none if relative else ())
+    return Counts(0, 0, none, 0, 0, 0, 0, 0.0, 0.0, 0.0, None, none if relative else ())
 
 
 def together(parts: Sequence[Counts]) -> Counts:
@@ -154,7 +158,7 @@ def together(parts: Sequence[Counts]) -> Counts:
     return found
 
 
-def _counted(bits: NDArray[Any], dtype: str, thresholds: tuple[float, ...]) -> Counts:
+def _counted(bits: NDArray[Any], dtype: str, thresholds: tuple[float, ...], curves: bool) -> Counts:
     tally = native.tally(bits, dtype, thresholds)
     return Counts(
         tally.count,
@@ -167,13 +171,13 @@ def _counted(bits: NDArray[Any], dtype: str, thresholds: tuple[float, ...]) -> C
         tally.largest,
         tally.total,
         tally.squares,
-        native.octaves(bits, dtype),
+        native.octaves(bits, dtype) if curves else None,
     )
 
 
-def _chunks(stored: Stored) -> Iterator[NDArray[Any]]:
+def _chunks(stored: Stored, nbytes: int) -> Iterator[NDArray[Any]]:
     for piece in stored.read():
-        step = max(1, CHUNK // piece.itemsize)
+        step = max(1, nbytes // piece.itemsize)
         for start in range(0, len(piece), step):
             yield piece[start : start + step]
 
@@ -195,6 +199,10 @@ def _mapped(
 
 def _added(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(x + y for x, y in zip(a, b, strict=True))
+
+
+def _summed(a: NDArray[np.int64] | None, b: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    return None if a is None or b is None else a + b
 
 
 def _with(counts: Counts, relative: tuple[int, ...]) -> Counts:

@@ -28,11 +28,11 @@ def energy(counts: Counts) -> tuple[Curve, Curve]:
     """(share of elements kept, share of sum w^2 kept) when the largest are kept, both 0 to 1.
 
     The points lie at bin edges, from nothing kept to everything; both empty if nothing was
-    counted or all of it is zero.
+    counted, all of it is zero, or no curves were asked for.
     """
-    finite = counts.octaves[:FINITE].astype(np.float64)
-    if counts.squares <= 0 or not finite.sum():
+    if counts.octaves is None or counts.squares <= 0:
         return np.empty(0), np.empty(0)
+    finite = counts.octaves[:FINITE].astype(np.float64)
     low, high = edges()[:-1], edges()[1:]
     squares = finite * (low * low + low * high + high * high) / 3
     squares[0] = 0.0  # zeros and what float32 calls subnormal
@@ -60,6 +60,8 @@ def decades(counts: Counts, bins: int = 4) -> tuple[Curve, Curve, Curve]:
 
     Zeros are in no bin: they have no logarithm.
     """
+    if counts.octaves is None:
+        return np.empty(0), np.empty(0), np.empty(0)
     together = 16 // bins
     finite = counts.octaves[:FINITE].copy()
     finite[0] = 0

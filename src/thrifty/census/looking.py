@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from thrifty.census.census import Census, Network, Tensor
 from thrifty.census.counts import CHUNK, count
@@ -33,6 +33,7 @@ def look(
     counted: Counted = "both",
     fold_bn: bool = False,
     relative: bool = False,
+    curves: bool = False,
     raw_integers: bool = False,
     threads: int | None = None,
     tell: Callable[[dict[str, Any]], None] = lambda _: None,
@@ -53,6 +54,8 @@ def look(
             ``"both"`` weights and parameters.
         fold_bn: fold each batch normalisation into the weights before it first.
         relative: count under ``t * std`` of each tensor as well, in a second pass.
+        curves: count a histogram of |w| as well, of which the energy kept and the sizes of
+            weights are drawn; it takes longer than all the rest.
         raw_integers: count quantised integers as they are stored, not what they stand for.
         threads: as many as cores if ``None``.
         tell: called with ``{"source": label}`` for each network that is begun.
@@ -76,6 +79,7 @@ def look(
     conventions: tuple[Convention, ...] = (
         ("weights", "parameters") if counted == "both" else (counted,)
     )
+    how = _How(fold_bn, relative, curves, raw_integers)
     networks: list[Network] = []
     failed: list[tuple[str, str]] = []
     with ExitStack() as stack:
@@ -85,15 +89,20 @@ def look(
             tell({"source": place.label})
             try:
                 with place.open() as source:
-                    networks.append(
-                        _census(source, under, conventions, fold_bn, relative, raw_integers, pool)
-                    )
+                    networks.append(_census(source, under, conventions, how, pool))
             except UserError as error:
                 failed.append((place.label, str(error)))
     if not networks:
         reasons = [message for _, message in failed] or ["there is nothing to look at"]
         raise UserError("\n".join(reasons))
     return Census(tuple(networks), tuple(under), conventions, tuple(failed), fold_bn, relative)
+
+
+class _How(NamedTuple):
+    fold_bn: bool
+    relative: bool
+    curves: bool
+    raw_integers: bool
 
 
 def _places(sources: Sequence[Any], failed: list[tuple[str, str]]) -> list[Place]:
@@ -132,13 +141,11 @@ def _census(
     source: Source,
     under: Sequence[float],
     conventions: tuple[Convention, ...],
-    fold_bn: bool,
-    relative: bool,
-    raw_integers: bool,
+    how: "_How",
     pool: Executor | None,
 ) -> Network:
     tensors, notes = source.tensors, [*source.notes, *_claims(source)]
-    if fold_bn:
+    if how.fold_bn:
         tensors, note = folded(source)
         notes.append(note)
     names = {t.name for t in tensors}
@@ -150,11 +157,13 @@ def _census(
         if not counting:
             continue
         quantised += stored.quantised is not None
-        seen = raw(stored) if raw_integers else dequantised(stored)
+        seen = raw(stored) if how.raw_integers else dequantised(stored)
         several = pool if stored.nbytes > 2 * CHUNK else None
-        counts = count(seen, under, relative=relative, pool=several)
+        counts = count(seen, under, relative=how.relative, curves=how.curves, pool=several)
         looked.append(
-            Tensor(stored.name, stored.shape, _kind(stored, raw_integers), role, counts, counting)
+            Tensor(
+                stored.name, stored.shape, _kind(stored, how.raw_integers), role, counts, counting
+            )
         )
     if not looked:
         raise UserError(
@@ -162,8 +171,8 @@ def _census(
             f"{' or '.join(conventions)}; count them with --all"
         )
     if quantised:
-        how = "as they are stored" if raw_integers else "as the numbers they stand for"
-        notes.append(f"{quantised} quantised tensors, counted {how}")
+        told = "as they are stored" if how.raw_integers else "as the numbers they stand for"
+        notes.append(f"{quantised} quantised tensors, counted {told}")
     return Network(source.label, source.kind, source.nbytes, tuple(looked), tuple(notes))
 
 
