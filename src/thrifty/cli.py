@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from thrifty import __version__
 from thrifty.endings import end, whole
 from thrifty.errors import UserError
-from thrifty.listings import allocations, criteria, datasets, methods, nets, recipes_app
+from thrifty.listings import allocations, criteria, datasets, methods, nets, recipes_app, sources
 from thrifty.looks import look_app, look_recipe, run_look
 from thrifty.registry import parse_spec
 from thrifty.shown import text_table, to_json
@@ -283,7 +283,7 @@ def pick(
     print(to_json(found.to_dict()) if json else found.text())
 
 
-for _listing in (look_app, criteria, methods, allocations, nets, datasets, recipes_app):
+for _listing in (criteria, methods, allocations, nets, datasets, sources, recipes_app, look_app):
     app.command(_listing)
 
 

@@ -51,6 +51,17 @@ def datasets(*, where: Where = False) -> None:
     _list(DATASETS, where)
 
 
+def sources(*, where: Where = False) -> None:
+    """List the kinds of files and places that weights are read from."""
+    from thrifty.sources import SOURCES
+
+    if where:
+        return _list(SOURCES, where)
+    readers = {name: SOURCES.get(name) for name in SOURCES.names()}
+    said = {n: [f"{r.prefix}:..."] if r.prefix else r.suffixes for n, r in readers.items()}
+    return print(columns({n: f"{r.about} ({', '.join(said[n])})" for n, r in readers.items()}))
+
+
 @recipes_app.default
 def recipes() -> None:
     """List the recipes that come with thrifty."""
