@@ -7,7 +7,7 @@ from typing import Any
 
 from thrifty.census.counts import Counts, empty, together
 from thrifty.census.roles import CONVENTIONS, Convention
-from thrifty.census.words import amount, percent, threshold
+from thrifty.census.words import amount, percent, share_text, threshold
 from thrifty.shown import Shown, html_table
 
 MANY = 12
@@ -234,7 +234,7 @@ class Census(Shown):
             return quantile([figure(p) for p in parts], place)
 
         def share(place_of: Callable[[Counts], int]) -> str:
-            return f"{100 * at(lambda c: c.share(place_of(c))):.2f} %" if parts else ""
+            return share_text(at(lambda c: c.share(place_of(c)))) if parts else ""
 
         cells = {
             "count": f"{at(lambda c: c.count):,.0f}",

@@ -8,16 +8,18 @@ def percent(part: int, whole: int) -> str:
         >>> percent(99_999_999, 100_000_000), percent(1, 100_000_000), percent(1, 3)
         ('> 99.99 %', '< 0.01 %', '33.33 %')
     """
-    if not whole:
-        return ""
-    if part in (0, whole):
-        return "100 %" if part else "0 %"
-    share = 100 * part / whole
-    if share > 99.99:
+    return share_text(part / whole) if whole else ""
+
+
+def share_text(share: float) -> str:
+    """A share in percent, by the rule of :func:`percent`."""
+    if share in (0, 1):
+        return "100 %" if share else "0 %"
+    if share > 0.9999:
         return "> 99.99 %"
-    if share < 0.01:
+    if share < 0.0001:
         return "< 0.01 %"
-    return f"{share:.2f} %"
+    return f"{100 * share:.2f} %"
 
 
 def amount(nbytes: int) -> str:
