@@ -1,6 +1,8 @@
+import lzma
 import os
 import struct
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -213,7 +215,37 @@ def test_missing_files_folders_and_other_kinds_are_told(tmp_path):
     with pytest.raises(UserError, match="is a folder"):
         read_weights(tmp_path / "folder.pt")
     with pytest.raises(UserError, match="no known kind"):
-        read_weights(tmp_path / "w.h5")
+        read_weights(tmp_path / "w.txt")
+
+
+@pytest.mark.parametrize("name", ["w.safetensors.xz", "w.npz", "w.safetensors.index.json"])
+def test_what_is_read_by_other_readers_is_checked_as_well(tmp_path, name):
+    (tmp_path / name).write_bytes(b"no")
+    with pytest.raises(UserError, match=name):
+        read_weights(tmp_path / name)
+
+
+def test_arrays_of_numpy_fill_a_network(tmp_path):
+    source, model = small(), small()
+    arrays = {n: x.numpy() for n, x in source.state_dict().items()}
+    np.savez_compressed(tmp_path / "w.npz", **arrays)
+    load_weights(model, tmp_path / "w.npz")
+    assert equal(model.state_dict(), source.state_dict())
+
+
+def test_weights_of_another_framework_are_told_as_such(tmp_path):
+    np.save(tmp_path / "w.npy", np.ones(3))
+    with pytest.raises(UserError, match="no known kind.*another framework's.*thrifty look"):
+        read_weights(tmp_path / "w.npy")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.bool, torch.uint16])
+def test_every_dtype_comes_through_a_reader(tmp_path, dtype):
+    x = torch.tensor([0, 1, 1]).to(dtype)
+    content = lzma.compress(safetensors.torch.save({"x": x}))
+    (tmp_path / "w.safetensors.xz").write_bytes(content)
+    found = read_weights(tmp_path / "w.safetensors.xz")[0]["x"]
+    assert found.dtype is dtype and torch.equal(found.float(), x.float())
 
 
 def test_safetensors_of_others_are_read_with_their_metadata(tmp_path):

@@ -1,16 +1,14 @@
 """Tensors from files that nobody vouches for: nothing in a file is run, every lie is an error.
 
-Pickles (``.pt``, ``.pth``, ``.th``, ``.bin``) are read by torch's restricted unpickler, which
-knows tensors and plain containers and calls nothing else.  ``.safetensors`` holds no code by
-design; its header is checked by the safetensors library.  ``.safetensors.zst`` is the same,
-compressed in one zstd frame, whose declared size is checked before any memory is taken.
+Pickles (``.pt``, ``.pth``, ``.th``, ``.bin``) are read as :mod:`thrifty.sources.unpickling` tells.
+``.safetensors`` holds no code by design; its header is checked by the safetensors library.
+``.safetensors.zst`` is the same, compressed in one zstd frame, whose declared size is checked
+before any memory is taken.  Sharded networks, ``.safetensors.xz`` and ``.npz`` are read by their
+readers in :mod:`thrifty.sources`.
 """
 
 import json
-import pickle
-import re
 import struct
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,20 +19,26 @@ import zstandard
 from torch import Tensor
 
 from thrifty.errors import UserError
+from thrifty.sources.mapped import open_file
+from thrifty.sources.opening import located, reader_of
+from thrifty.sources.stored import Stored
+from thrifty.sources.unpacking import MOST_BYTES, MOST_TIMES, too_large
+from thrifty.sources.unpickling import PICKLES, tensors_of, unpickled
 
-PICKLES = (".pt", ".pth", ".th", ".bin")
 SAFETENSORS, COMPRESSED = ".safetensors", ".safetensors.zst"
-SUFFIXES = (SAFETENSORS, COMPRESSED, *PICKLES)
+BY_READERS = (".safetensors.index.json", ".bin.index.json", ".safetensors.xz", ".npz")
+SUFFIXES = (SAFETENSORS, COMPRESSED, *PICKLES, *BY_READERS)
 
-WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "weights")
-"""Keys under which training scripts put the tensors among other things."""
+FLOATS = {
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+}
+"""What numpy has no types for, and readers give as unsigned integers."""
 
-MOST_BYTES = 64 << 30
-FREE_BYTES = 256 << 20
-MOST_TIMES = 1000
-"""A compressed file may declare up to MOST_BYTES, and above FREE_BYTES no more than MOST_TIMES
-its own size.  Weights of which one in a thousand is left compress about 500 times; a file made
-to fill the memory of whoever opens it compresses tens of thousands of times."""
+__all__ = ["COMPRESSED", "PICKLES", "SAFETENSORS", "SUFFIXES", "located", "read_weights"]
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -45,19 +49,21 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     ``weight``, their product.
 
     Raises:
-        UserError: the file is missing, empty, cut short, damaged, of an unknown kind, or would
-            run code.  The message names the file and what is wrong with it.
+        UserError: the file is missing, empty, cut short, damaged, of a kind that is unknown or
+            another framework's, or would run code.  The message names the file and what is wrong
+            with it.
     """
     path = located(path)
     name = path.name.lower()
     if not name.endswith(SUFFIXES):
-        raise UserError(
-            f"{path} is of no known kind of weight file; it ends in one of {', '.join(SUFFIXES)}"
-        )
-    _check_readable(path)
+        raise UserError(_no_kind(path))
+    open_file(path).close()
     metadata: dict[str, str] = {}
     if name.endswith(PICKLES):
-        tensors = _tensors_of(_unpickled(path), path)
+        tensors = _ordinary(tensors_of(unpickled(path), path), path)
+    elif name.endswith(BY_READERS):
+        tensors, metadata = _by_reader(path)
+        _add_tied(tensors, metadata, path)
     else:
         content = path.read_bytes()
         if name.endswith(COMPRESSED):
@@ -65,18 +71,6 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors, metadata = _safetensors(content, path)
         _add_tied(tensors, metadata, path)
     return _unpruned(tensors, path), metadata
-
-
-def located(path: str | Path) -> Path:
-    """``path`` with ``~`` replaced by the home folder.
-
-    Raises:
-        UserError: it is ``~someone`` and there is no such person.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{str(path)!r} is no path: {error}") from None
 
 
 def decompressed(content: bytes, path: Path) -> bytes:
@@ -94,7 +88,7 @@ def decompressed(content: bytes, path: Path) -> bytes:
             f"{path} does not say how large its content is; compress it again with the size in "
             f"the frame, as the zstd command does when it reads a file"
         )
-    if size > MOST_BYTES or size > max(FREE_BYTES, MOST_TIMES * len(content)):
+    if too_large(size, len(content)):
         raise UserError(
             f"{path} has {len(content):,} bytes and declares {size:,} bytes of content; more than "
             f"{MOST_TIMES} times the file (or {MOST_BYTES:,} bytes) is refused, for such files are "
@@ -124,18 +118,28 @@ def header_of(metadata: Mapping[str, str], path: Path) -> dict[str, Any] | None:
     return header
 
 
-def _check_readable(path: Path) -> None:
-    try:
-        if path.exists() and not path.is_file():
-            kind = "a folder" if path.is_dir() else "no ordinary file"
-            raise UserError(f"{path} is {kind}; give a weight file")
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise UserError(f"{path} is empty; copy it again")
-    except FileNotFoundError:
-        raise UserError(f"there is no file {str(path)!r} (seen from {Path.cwd()})") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+def _no_kind(path: Path) -> str:
+    known = ", ".join(SUFFIXES)
+    if reader_of(path) is not None:
+        return (
+            f"{path} is of no known kind of weight file for a network: its names and layouts are "
+            f"another framework's.  `thrifty look` reads it; to fill a network, convert it to one "
+            f"of {known}"
+        )
+    return f"{path} is of no known kind of weight file; it ends in one of {known}"
+
+
+def _by_reader(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    reader = reader_of(path)
+    if reader is None:
+        raise UserError(f"{path} is of no known kind of weight file")
+    with reader.open(str(path)) as source:
+        return {x.name: _tensor(x) for x in source.tensors}, dict(source.claims)
+
+
+def _tensor(x: Stored) -> Tensor:
+    whole = torch.from_numpy(x.whole().copy())
+    return whole.view(FLOATS[x.dtype]) if x.dtype in FLOATS else whole
 
 
 def _safetensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -162,63 +166,14 @@ def _add_tied(tensors: dict[str, Tensor], metadata: Mapping[str, str], path: Pat
         tensors[name] = tensors[kept]
 
 
-def _unpickled(path: Path) -> object:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the protocol of pickles we then refuse
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(_refusal(path, str(error))) from None
-    except Exception as error:  # torch passes on whatever a damaged file makes it run into
-        reason = f"{type(error).__name__}: {error}".strip().split("\n")[0][:200]
-        raise UserError(
-            f"{path} cannot be read as a PyTorch file, it is damaged or cut short ({reason}); "
-            f"copy it again"
-        ) from None
-
-
-def _refusal(path: Path, message: str) -> str:
-    found = re.search(r"(?:GLOBAL|class) ([\w.]+)", message)
-    if not found:
-        return (
-            f"{path} is refused: it is damaged, or a pickle that torch.save did not write, and "
-            f"reading it any other way would execute code that the file chooses; copy it again, or "
-            f"write it with torch.save(model.state_dict(), FILE)"
-        )
-    what = found.group(1)
-    take = ".state_dict()" if what.startswith("torch.nn") else "['state_dict']"
-    return (
-        f"{path} is refused: it asks for {what!r}, and loading it would execute code that the "
-        f"file chooses.  If you trust it, keep its tensors only, where it may run: "
-        f"torch.save(torch.load({path.name!r}, weights_only=False){take}, 'weights.pt')"
-    )
-
-
-def _tensors_of(loaded: object, path: Path, depth: int = 0) -> dict[str, Tensor]:
-    if not isinstance(loaded, dict):
-        raise UserError(
-            f"{path} holds one {type(loaded).__name__} and no tensors by name; save "
-            f"model.state_dict()"
-        )
-    tensors = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    if not tensors:
-        for key in WRAPPERS:
-            if depth < 3 and isinstance(loaded.get(key), dict) and loaded[key]:
-                return _tensors_of(loaded[key], path, depth + 1)
-        keys = ", ".join(repr(k) for k in list(loaded)[:8]) or "nothing"
-        raise UserError(
-            f"{path} has no tensors by name, nor under {', '.join(WRAPPERS)}; it has {keys}"
-        )
+def _ordinary(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     for name, x in tensors.items():
-        if x.layout is not torch.strided or x.is_meta or x.is_quantized:
-            kind = f"{x.layout}, {x.device}, {x.dtype}"
-            raise UserError(f"{path}: {name} is no ordinary tensor ({kind}); save it dense")
-        if x.numel() * x.element_size() > MOST_TIMES * max(x.untyped_storage().nbytes(), 1 << 10):
+        if x.is_quantized:
             raise UserError(
-                f"{path}: {name} claims {x.numel():,} numbers and the file holds "
-                f"{x.untyped_storage().nbytes():,} bytes of it"
+                f"{path}: {name} is no ordinary tensor ({x.layout}, {x.device}, {x.dtype}); save "
+                f"it dense"
             )
-    return {name: x.detach() for name, x in tensors.items()}
+    return tensors
 
 
 def _unpruned(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
