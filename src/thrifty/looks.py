@@ -1,5 +1,6 @@
 """``thrifty look``: the census of weights, what zeroing them costs, two networks side by side."""
 
+import re
 import sys
 from json import loads
 from pathlib import Path
@@ -28,6 +29,8 @@ Json = Annotated[bool, _flag, Parameter("--json", help="Results as JSON.", group
 Html = Annotated[
     Path | None, Parameter(help="Write a page with charts there, and pictures.", group=_output)
 ]
+Silent = Annotated[bool, _flag, Parameter(["--quiet", "-q"], help="No progress.", group=_output)]
+Out = Annotated[Path | None, Parameter(group=_output)]
 Flag = Annotated[bool, _flag]
 Under = Annotated[list[float], _many, _shown]
 Whole = Annotated[int, Parameter(converter=whole)]
@@ -142,6 +145,89 @@ def compare(a: str, b: str, /, *, all: Flag = False, html: Html = None, json: Js
         from thrifty.report.comparison_page import write_comparison
 
         print(write_comparison(found, html)[0], file=sys.stderr if json else sys.stdout)
+
+
+@look_app.command
+def zero(
+    model: str,
+    /,
+    *,
+    data: str,
+    weights: str | None = None,
+    under: Under = [1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.03, 0.05, 0.1, 0.3, 1.0],  # noqa: B006
+    relative: Flag = False,
+    all: Flag = False,
+    keep: Annotated[list[str] | None, _many] = None,
+    out: Out = None,
+    seed: Whole = 0,
+    threads: Whole | None = None,
+    device: str | None = None,
+    json: Json = False,
+    quiet: Silent = False,
+) -> None:
+    """Zero the weights of MODEL under each threshold, and measure what is left on DATA.
+
+    Nothing is trained; batch normalisation is measured as it is and with fresh statistics.
+    Example: ``thrifty look zero resnet20 --weights resnet20.th --data parquet:DIR``
+
+    Parameters
+    ----------
+    model
+        A network, as for ``thrifty prune``.
+    data
+        Data, as for ``thrifty prune``.
+    weights
+        File that fills the network (.safetensors, .xz, .pt, .pth, .th, .npz).
+    under
+        Thresholds t: a weight is zeroed if abs(w) < t.  The intact network is measured too.
+    relative
+        Thresholds are multiples of each tensor's standard deviation.
+    all
+        Zero biases and normalisations under t as well.
+    keep
+        Patterns of layers to leave whole, such as ``conv1``.
+    out
+        Folder of the study; it may be killed and run again, or with more thresholds.
+    seed
+        Draws the training inputs for fresh statistics.
+    threads
+        1 for small networks and all cores for large ones, if not given.
+    device
+        cpu, cuda, ...; a GPU if there is one.
+    """
+    from thrifty.lab.zeroing import zero as zero_in
+    from thrifty.progress import view
+    from thrifty.report.zeroing import write_zeroing
+    from thrifty.report.zeroing_words import headline
+
+    folder = out or Path("runs") / slug(f"zero-{model}-{data.partition('?')[0]}")
+    with view(quiet) as tell:
+        found = zero_in(
+            model,
+            data,
+            weights=weights,
+            under=under,
+            relative=relative,
+            everything=all,
+            keep=keep or (),
+            out=folder,
+            seed=seed,
+            threads=threads,
+            device=device,
+            tell=tell,
+        )
+    print(to_json(found.to_dict()) if json else text_table(filled(found.table())), flush=True)
+    written = write_zeroing(found, folder)
+    if not json:
+        for sentence in (*headline(found), *found.notes):
+            print(sentence)
+        beside = f", and {len(written) - 1} pictures beside it" if written[1:] else ""
+        print(f"\n{written[0]}{beside}")
+
+
+def slug(text: str) -> str:
+    """``text`` as the name of a folder."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text)[:60].strip("-.")
 
 
 def look_recipe(values: dict[str, Any], where: str) -> Any:

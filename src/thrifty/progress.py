@@ -122,7 +122,9 @@ class Bars(Plain):
 
 
 def describe(event: Event) -> str:
-    """One finished network in words."""
+    """One finished network in words: its own, if it has any."""
+    if "text" in event:
+        return str(event["text"])
     level = f" {event['level']:g}" if event["level"] else ""
     return (
         f"seed {event['seed']}  {event['method']}{level}:  "

@@ -98,6 +98,40 @@ def test_counters_of_batch_norm_may_be_absent_or_extra(tmp_path):
     assert torch.equal(model[0].weight, source[0].weight)
 
 
+def without_statistics(model):
+    return {n: x for n, x in model.state_dict().items() if "running" not in n and "track" not in n}
+
+
+def test_statistics_may_be_absent_if_all_are_and_the_network_is_as_built(tmp_path):
+    source, model = small(), small()
+    nn.init.normal_(source[1].weight)
+    load_weights(model, put(without_statistics(source), tmp_path / "w.pt"))
+    assert torch.equal(model[1].weight, source[1].weight)
+    assert (model[1].running_mean == 0).all() and (model[1].running_var == 1).all()
+
+
+@pytest.mark.parametrize("kept", ["1.running_mean", "1.running_var", "1.num_batches_tracked"])
+def test_statistics_that_are_absent_in_part_are_missing(tmp_path, kept):
+    state = {**without_statistics(small()), kept: small().state_dict()[kept]}
+    with pytest.raises(UserError, match=r"missing in the file: .*1\.running"):
+        load_weights(small(), put(state, tmp_path / "w.pt"))
+
+
+def test_statistics_are_missing_where_the_network_has_learnt_its_own(tmp_path):
+    model = small()
+    model(torch.rand(8, 3))
+    with pytest.raises(UserError, match=r"missing in the file: 1\.running_mean; 1\.running_var"):
+        load_weights(model, put(without_statistics(small()), tmp_path / "w.pt"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_another_size_are_converted(tmp_path, dtype):
+    source, model = small().to(dtype), small()
+    load_weights(model, put(source.state_dict(), tmp_path / "w.pt"))
+    assert model[0].weight.dtype == torch.float32
+    assert torch.equal(model[0].weight, source[0].weight.float())
+
+
 def test_all_differences_are_listed_and_nothing_is_loaded(tmp_path):
     model = small()
     before = {n: x.clone() for n, x in model.state_dict().items()}
@@ -297,3 +331,17 @@ def test_published_weights_fit(published, model, file):
 def test_published_weights_of_another_depth_do_not_fit(published):
     with pytest.raises(UserError, match="not in the network"):
         resolve("resnet20", weights=published / "resnet32-d509ac18.th")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("model", "file"),
+    [
+        ("squeezenet", "squeezenet1.0-deepcompressed-ilsvrc.safetensors.xz"),
+        ("torchvision:resnet18", "resnet18-pq-small-ilsvrc.safetensors.xz"),
+        ("torchvision:resnet18", "resnet18-pq-large-ilsvrc.safetensors.xz"),
+    ],
+)
+def test_published_weights_of_a_thousand_classes_fit(published, model, file):
+    loaded = resolve(model, weights=published.parent / file).eval()
+    assert loaded(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from thrifty import native
 from thrifty.errors import UserError
 from thrifty.pruning import select
 from thrifty.pruning.select import count_together, top, top_together
@@ -15,6 +16,13 @@ floats = st.lists(
     min_size=1,
     max_size=60,
 )
+
+
+@pytest.fixture(autouse=True, scope="module", params=native.available())
+def target(request):
+    """Every test with the kernels of each target, and with numpy."""
+    with native.use(request.param):
+        yield request.param
 
 
 def by_sorting(scores: torch.Tensor, count: int) -> torch.Tensor:
@@ -78,6 +86,12 @@ def test_nan_is_an_error_that_says_where():
     scores[70_000] = float("nan")
     with pytest.raises(UserError, match="score 70000 of tensor 1 is NaN"):
         top_together([torch.ones(3), scores], 5)
+
+
+def test_infinite_scores_are_ranked_like_others():
+    scores = torch.tensor([1.0, float("-inf"), float("inf"), float("inf"), float("-inf")])
+    assert top(scores, 1).tolist() == [False, False, True, False, False]
+    assert top(scores, 4).tolist() == [True, True, True, True, False]
 
 
 @pytest.mark.parametrize("count", [-1, 4])

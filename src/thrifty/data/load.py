@@ -1,9 +1,11 @@
 """From a spec to a checked ``Data``: the options all data sets have, and the memory of the last.
 
 ``train=N``, ``test=N``: a random subset of that size, classes in proportion.
-``normalize=data|imagenet|half|none``: by the training inputs unless said otherwise.
+``normalize=data|imagenet|caffe|half|none``: by the training inputs unless said otherwise;
+``caffe`` puts blue first and subtracts (104, 117, 123) from bytes.
 ``shift=N``, ``flip=true|false``: augmentation, instead of what the data set itself sets.
-``size=N``: resize pictures to N x N.  ``seed=N``: of subsets and splits, 0 unless given.
+``size=N``: resize pictures to N x N, then ``crop=N``: keep the N x N in the middle.
+``seed=N``: of subsets and splits, 0 unless given.
 """
 
 import inspect
@@ -14,8 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from thrifty.data.check import check
-from thrifty.data.normalize import moments
-from thrifty.data.pictures import resized
+from thrifty.data.normalize import moments, ordered
+from thrifty.data.pictures import cropped, resized
 from thrifty.data.places import reader_of
 from thrifty.data.sets import DATASETS, Data, Split
 from thrifty.data.subsets import rows_of, spread
@@ -23,7 +25,7 @@ from thrifty.errors import UnknownName, UserError
 from thrifty.registry import Spec, Value, call_spec, parse_spec, suggest
 
 LARGEST_SIDE = 4096
-COMMON = ("train", "test", "normalize", "shift", "flip", "size", "seed")
+COMMON = ("train", "test", "normalize", "shift", "flip", "size", "crop", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +38,11 @@ class Common:
     shift: int | None = None
     flip: bool | None = None
     size: int | None = None
+    crop: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"train": 1, "test": 1, "shift": 0, "size": 1, "seed": 0}
+        least = {"train": 1, "test": 1, "shift": 0, "size": 1, "crop": 1, "seed": 0}
         for key, low in least.items():
             value = getattr(self, key)
             whole = isinstance(value, int) and not isinstance(value, bool)
@@ -120,9 +123,14 @@ def _finished(data: Data, common: Common) -> Data:
     if common.size:
         train = Split(resized(train.inputs, common.size), train.labels)
         test = Split(resized(test.inputs, common.size), test.labels)
+    if common.crop:
+        train = Split(cropped(train.inputs, common.crop), train.labels)
+        test = Split(cropped(test.inputs, common.crop), test.labels)
     mean, std = data.mean, data.std
     if common.normalize is not None or not (mean and std):
         how = "data" if common.normalize is None else str(common.normalize)
+        train = Split(ordered(how, train.inputs), train.labels)
+        test = Split(ordered(how, test.inputs), test.labels)
         mean, std = moments(how, train.inputs)
     return replace(
         data,

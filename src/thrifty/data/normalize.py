@@ -1,4 +1,4 @@
-"""Mean and standard deviation by which inputs are normalised."""
+"""Mean and standard deviation by which inputs are normalised, and the order of their channels."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,9 @@ from thrifty.errors import UserError
 from thrifty.registry import suggest
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CHOICES = ("data", "imagenet", "half", "none")
+CAFFE = (104 / 255, 117 / 255, 123 / 255), (1 / 255,) * 3
+"""Of blue, green, red: inputs keep the scale of bytes, minus the mean of ILSVRC pictures."""
+CHOICES = ("data", "imagenet", "caffe", "half", "none")
 
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -16,8 +18,9 @@ def moments(how: str, inputs: Tensor) -> Moments:
     """Mean and std for each channel (axis 1) of ``inputs``, of the choice called ``how``.
 
     Args:
-        how: ``data`` (of these inputs), ``imagenet``, ``half`` ((x - 0.5) / 0.5) or ``none``.
-        inputs: (n, channels, ...), uint8 or floating.
+        how: ``data`` (of these inputs), ``imagenet``, ``caffe`` (bytes minus (104, 117, 123)),
+            ``half`` ((x - 0.5) / 0.5) or ``none``.
+        inputs: (n, channels, ...), uint8 or floating, in the order of :func:`ordered`.
     """
     channels = inputs.shape[1]
     if how == "data":
@@ -26,14 +29,19 @@ def moments(how: str, inputs: Tensor) -> Moments:
         return (0.5,) * channels, (0.5,) * channels
     if how == "none":
         return (0.0,) * channels, (1.0,) * channels
-    if how != "imagenet":
+    if how not in ("imagenet", "caffe"):
         raise UserError(f"normalize is {how!r}; {suggest(how, CHOICES)}")
     if channels != 3:
         raise UserError(
-            f"normalize=imagenet is for pictures of 3 channels, these have {channels}; "
+            f"normalize={how} is for pictures of 3 channels, these have {channels}; "
             f"write normalize=data, half or none"
         )
-    return IMAGENET
+    return IMAGENET if how == "imagenet" else CAFFE
+
+
+def ordered(how: str, inputs: Tensor) -> Tensor:
+    """``inputs`` with their channels in the order of ``how``: ``caffe`` has blue first."""
+    return inputs.flip(1) if how == "caffe" and inputs.shape[1] == 3 else inputs
 
 
 def _of_bytes(inputs: Tensor) -> Moments:

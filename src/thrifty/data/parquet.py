@@ -29,12 +29,14 @@ def parquet(
     channels: int | None = None,
     classes: int | None = None,
     size: int | None = None,
+    split: str = "",
     seed: int = 0,
 ) -> Data:
     """Pictures and labels in parquet files: a folder with train and test, or one file.
 
     A folder (or its sub-folder ``data``) holds train*.parquet and test*.parquet or
-    validation*.parquet or val*.parquet, any number of each.  One file is split 80/20.
+    validation*.parquet or val*.parquet, any number of each.  One file is split 80/20, or, with
+    ``split=none``, taken whole for both parts: to measure networks that are trained already.
 
     Args:
         location: the folder or file.
@@ -43,15 +45,29 @@ def parquet(
         channels: 1 for grey, 3 for colour; by the files unless given.
         classes: number of classes; else by the file's metadata, else the largest label + 1.
         size: side to which each picture is resized.
+        split: of one file: ``80/20``, or ``none``, where training and test part are the same.
         seed: of the split of one file.
     """
     path = Path(location).expanduser()
+    if split not in ("", "80/20", "none") or (split and not path.is_file()):
+        raise UserError(f"split is {split!r}; of one file it is 80/20 or none, else leave it out")
     parts = [[path]] if path.is_file() else _parts(location)
     columns = find_columns(_open(parts[0][0]).schema_arrow, str(parts[0][0]), image, label)
     known = classes or len(columns.class_names) or None
     splits = [_read(files, columns, Stack(_rows(files), size, channels), known) for files in parts]
-    train, test = splits if len(splits) == 2 else held_out(splits[0], seed)
+    train, test = splits if len(splits) == 2 else _divided(splits[0], split, seed, location)
     return pictures_data("parquet", train, test, columns.class_names, classes)
+
+
+def _divided(whole: Split, split: str, seed: int, location: str) -> tuple[Split, Split]:
+    if split == "none":
+        return whole, whole
+    try:
+        return held_out(whole, seed)
+    except UserError as error:
+        raise UserError(
+            f"{location}: {error}; to measure networks that are trained already, add split=none"
+        ) from None
 
 
 def _parts(location: str) -> list[list[Path]]:

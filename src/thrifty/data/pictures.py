@@ -141,6 +141,22 @@ def resized(inputs: Tensor, size: int) -> Tensor:
     return whole
 
 
+def cropped(inputs: Tensor, side: int) -> Tensor:
+    """The side x side pixels in the middle of pictures (n, channels, height, width).
+
+    Of an odd rest the smaller half goes above and to the left, as torchvision rounds it.
+    """
+    height, width = inputs.shape[2:] if inputs.dim() == 4 else (0, 0)
+    if min(height, width) < side:
+        what = f"pictures of {width} x {height}" if height else f"inputs of {inputs.shape[1:]}"
+        raise UserError(
+            f"crop={side} asks for {side} x {side} pixels, and these are {what}; leave crop out, "
+            f"or make pictures larger with size=N"
+        )
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    return inputs[:, :, top : top + side, left : left + side].contiguous()
+
+
 def _spread(split: Split, channels: int) -> Split:
     if split.inputs.shape[1] == channels or not len(split):
         return split

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from thrifty import files
-from thrifty.errors import Unfinished, UserError
+from thrifty.errors import Unfinished
 from thrifty.lab import measure
 from thrifty.lab.chains import Chains
 from thrifty.lab.executor import Executor, Failed, best
@@ -49,7 +49,7 @@ def run(
     """
     store = Store(out)
     store.prepare()
-    with store.lock(), _threads(recipe.machine.threads):
+    with store.lock(), torch_threads(recipe.machine.threads):
         lab = Lab(recipe, store)
         _begin(lab)
         steps = lab.chains.all()
@@ -69,12 +69,8 @@ def run(
 def _begin(lab: Lab) -> None:
     """Mark the folder; refuse one that holds another network's run."""
     recipe, store = lab.recipe, lab.store
-    about = store.conditions() if store.about.exists() else {}
     now = {"model": recipe.model, "data": recipe.data, "weights": recipe.weights}
-    other = [k for k, v in now.items() if about and about.get(k) != v]
-    if other:
-        said = "; ".join(f"{k} is {about.get(k)!r} there and {now[k]!r} here" for k in other)
-        raise UserError(f"{store.root} holds another run: {said}; give --out another folder")
+    store.refuse_another(now)
     dense = lab.chains.dense(recipe.seeds[0])
     about = now | {
         "identity": recipe.identity,
@@ -137,7 +133,7 @@ def _time(lab: Lab, tell: Tell) -> None:
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
     """Torch's threads set for a block, and put back."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

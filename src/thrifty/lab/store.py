@@ -16,6 +16,9 @@
         timing.json             seconds, latency
         record.json             written last: the step is done
 
+A study of zeroing (:mod:`thrifty.lab.zeroing`) lies in the same way, a step a threshold, with no
+recipe and no network.
+
 A step's folder is named by what decides its result, so a run that is started again, or started
 with more seeds, levels or methods, finds what is done already and does the rest.
 """
@@ -25,7 +28,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -39,6 +42,9 @@ from thrifty.errors import UserError
 from thrifty.lab.front import Front
 from thrifty.lab.records import Record, points
 
+PRUNING = "pruning"
+"""The study of a run whose ``run.json`` names none."""
+
 
 class Step:
     """The folder of one step."""
@@ -50,7 +56,6 @@ class Step:
         self.checkpoint = folder / "checkpoint.pt"
         self._record = folder / "record.json"
         self._timing = folder / "timing.json"
-        self._predictions = folder / "predictions.npy"
 
     @property
     def done(self) -> bool:
@@ -59,9 +64,11 @@ class Step:
 
     def record(self) -> Record:
         """What was measured, times included."""
-        values = _json(self._record)
-        values.update(self.timing())
-        return Record.from_dict(values)
+        return Record.from_dict(self.values() | self.timing())
+
+    def values(self) -> dict[str, Any]:
+        """What was measured, as it was written."""
+        return _json(self._record)
 
     def timing(self) -> dict[str, Any]:
         """Seconds and latency; empty if not measured."""
@@ -71,23 +78,40 @@ class Step:
         """Add to the times, which no result depends on."""
         files.write_json(self._timing, self.timing() | figures)
 
-    def predictions(self) -> NDArray[np.int32]:
+    def predictions(self, name: str = "predictions") -> NDArray[np.int32]:
         """The class given to every test input."""
-        values: NDArray[np.int32] = np.load(self._predictions, allow_pickle=False)
+        path = self.folder / f"{name}.npy"
+        try:
+            values: NDArray[np.int32] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(
+                f"{path}: cannot be read: {error}; remove {self.folder} and run again"
+            ) from None
         return values
+
+    def predict(self, predictions: NDArray[np.int32], name: str = "predictions") -> None:
+        """Write the class given to every test input."""
+        with files.written(self.folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, predictions, allow_pickle=False)
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Write what was measured, last of all, for it says that all is there.
+
+        Keys keep their order, which for layers is that of the network.
+        """
+        files.write_text(self._record, json.dumps(dict(values), indent=2) + "\n")
 
     def finish(
         self, record: Record, predictions: NDArray[np.int32], log: Sequence[dict[str, Any]]
     ) -> None:
         """Write what was measured; ``record.json`` last, for it says that all is there."""
-        with files.written(self._predictions) as temporary, temporary.open("wb") as file:
-            np.save(file, predictions, allow_pickle=False)
+        self.predict(predictions)
         lines = "".join(json.dumps(row) + "\n" for row in log)
         files.write_text(self.folder / "log.jsonl", lines)
         values = asdict(record)
         for name in ("seconds", "latency_us"):
             values.pop(name)
-        files.write_json(self._record, values)
+        self.write(values)
         self.checkpoint.unlink(missing_ok=True)
 
 
@@ -170,6 +194,21 @@ class Store:
                     raise UserError(f"workers of a run that was killed still write to {self.root}")
                 time.sleep(0.05)
 
+    def refuse_another(self, now: Mapping[str, Any], study: str = PRUNING) -> None:
+        """Refuse to go on with a folder that was begun with other than ``now`` says.
+
+        Args:
+            now: what decides the study, as ``run.json`` says it.
+            study: the kind of study that is to be done in the folder.
+        """
+        if not self.about.exists():
+            return
+        about, now = {"study": PRUNING} | self.conditions(), {"study": study} | dict(now)
+        other = [k for k, v in now.items() if about.get(k) != v]
+        if other:
+            said = "; ".join(f"{k} is {about.get(k)!r} there and {now[k]!r} here" for k in other)
+            raise UserError(f"{self.root} holds another run: {said}; give --out another folder")
+
     def remember_data(self, digest: str, name: str) -> None:
         """Refuse to go on with data that are not those the run began with."""
         path = self.root / "data.json"
@@ -183,9 +222,14 @@ class Store:
 
     def write_records(self, records: Sequence[Record]) -> None:
         """Replace ``records.jsonl`` and ``points.csv``."""
-        lines = "".join(json.dumps(asdict(r), sort_keys=True) + "\n" for r in records)
+        self.write_rows([asdict(r) for r in records], [p.to_dict() for p in points(records)])
+
+    def write_rows(
+        self, records: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Replace ``records.jsonl`` and the rows of ``points.csv``, all with the same columns."""
+        lines = "".join(json.dumps(dict(r)) + "\n" for r in records)
         files.write_text(self.records, lines)
-        rows = [p.to_dict() for p in points(records)]
         out = io.StringIO()
         if rows:
             writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
@@ -201,6 +245,12 @@ class Store:
         """
         if not self.about.is_file():
             raise UserError(f"{self.root} is no run of thrifty (it has no run.json)")
+        study = self.conditions().get("study", PRUNING)
+        if study != PRUNING:
+            raise UserError(
+                f"{self.root} holds a study of {study}, not a run of a recipe; its page is "
+                f"{self.root / 'report.html'}"
+            )
         if not self.records.is_file():
             raise UserError(f"{self.root} has measured nothing yet; run it again to go on")
         records = []

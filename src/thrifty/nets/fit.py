@@ -16,6 +16,9 @@ PREFIXES = ("module.", "model.", "_orig_mod.")
 HEADS = ("fc", "linear", "classifier", "head")
 """Names of the last linear layer; a file may use one and the network another."""
 
+STATISTICS = {"running_mean": 0.0, "running_var": 1.0}
+"""What BatchNorm keeps beside its parameters, and the numbers it is built with."""
+
 LISTED = 10
 
 
@@ -25,6 +28,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Prefixes that every name of the file has (``module.``, ``model.``, ``_orig_mod.``) are taken
     off if the names fit better without, and a last layer may be called ``fc``, ``linear``,
     ``classifier`` or ``head``.  Nothing else is guessed.  BatchNorm counters may be absent.
+    Running means and variances may be absent if the file has none at all and those of ``model``
+    are as built, 0 and 1: they were folded into the scales and shifts before it was written.
+    Floats of another size are converted, as ``copy_`` does.
 
     Raises:
         UserError: names or shapes differ (all differences are listed), a weight is NaN or
@@ -60,10 +66,14 @@ def fitted(
     """
     found = _head_renamed(own, _without_prefix(own, tensors))
     present = {id(own[name]) for name in found if name in own}
+    folded = _statistics_folded(own, found)
     missing = [
         name
         for name, x in own.items()
-        if name not in found and id(x) not in present and not _counter(name)
+        if name not in found
+        and id(x) not in present
+        and not _counter(name)
+        and not (folded and _last(name) in STATISTICS)
     ]
     unexpected = [name for name in found if name not in own and not _counter(name)]
     both = [name for name in found if name in own]
@@ -115,8 +125,20 @@ def _own(model: nn.Module) -> dict[str, Tensor]:
     return {name: x for name, x in state.items() if isinstance(x, Tensor)}
 
 
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
 def _counter(name: str) -> bool:
-    return name.rpartition(".")[2] == "num_batches_tracked"
+    return _last(name) == "num_batches_tracked"
+
+
+def _statistics_folded(own: Mapping[str, Tensor], found: Iterable[str]) -> bool:
+    """Whether ``found`` has no running statistics and those of ``own`` are as built."""
+    if any(_counter(name) or _last(name) in STATISTICS for name in found):
+        return False
+    ours = [(x, STATISTICS[_last(name)]) for name, x in own.items() if _last(name) in STATISTICS]
+    return all(not x.is_meta and bool((x == value).all()) for x, value in ours)
 
 
 def _without_prefix(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ Published weights are asked for with an option, ``torchvision:resnet18?weights=D
 network connection this fails within seconds and says which file to bring.
 """
 
+import inspect
 import socket
 import urllib.error
 import warnings
@@ -57,6 +58,8 @@ def from_torchvision(spec: Spec, classes: int | None, shape: tuple[int, ...] | N
         classes = len(categories) if categories else None
     else:
         _default(options, "num_classes", classes)
+        if "weights_backbone" in inspect.signature(models.get_model_builder(spec.name)).parameters:
+            options.setdefault("weights_backbone", None)  # detectors would fetch one unasked
     with _patience(f"torchvision:{spec}"):
         model = _called(f"torchvision:{spec}", models.get_model, spec.name, options)
     kept = {k: v for k, v in spec.options.items() if k != "weights"}

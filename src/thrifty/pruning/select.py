@@ -1,24 +1,35 @@
 """Exactly so many of the highest scores, in a few passes and constant extra memory.
 
-A strided sample brackets the score at the wanted rank.  One pass then counts what lies above
-the bracket and gathers what lies inside it, which is little enough to be ordered.  Where the
-sample misled, or ties crowd the bracket, it is halved over the representable floats until it
+The score at the wanted rank is found by :func:`thrifty.native.place` where its kernels are
+compiled, else here with numpy.  A strided sample brackets it.  One pass then counts what lies
+above the bracket and gathers what lies inside it, which is little enough to be ordered.  Where
+the sample misled, or ties crowd the bracket, it is halved over the representable floats until it
 holds few values or one, so the answer is exact for any input.  Scores are compared as float32.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from thrifty import native
 from thrifty.errors import UserError
 
 Floats = NDArray[np.float32]
 
 _PIECE = 1 << 17  # values at a time: compared and gathered while they are in cache
 _ROOM = 1 << 20  # values gathered at most: 4 MiB
+
+
+class _Edge(NamedTuple):
+    """The lowest score kept, how many scores of that value are, and whether those are all."""
+
+    value: np.float32
+    ties: int
+    all_ties: bool = False
 
 
 def top(scores: Tensor, count: int) -> Tensor:
@@ -44,13 +55,14 @@ def top(scores: Tensor, count: int) -> Tensor:
 def top_together(scores: Sequence[Tensor], count: int) -> list[Tensor]:
     """Like :func:`top`, over several tensors as if they were one; ties go to the first tensor."""
     arrays = [_floats(s) for s in scores]
-    edge, ties = _edge(arrays, count)
+    edge, ties, all_ties = _edge(arrays, count)
+    compare = np.greater_equal if all_ties else np.greater
     out = []
     for score, array in zip(scores, arrays, strict=True):
         kept = np.empty(array.size, dtype=np.bool_)
         for start, piece in _pieces(array):
-            np.greater(piece, edge, out=kept[start : start + piece.size])
-            if ties:
+            compare(piece, edge, out=kept[start : start + piece.size])
+            if ties and not all_ties:
                 tied = np.flatnonzero(piece == edge)[:ties]
                 kept[start + tied] = True
                 ties -= tied.size
@@ -61,7 +73,7 @@ def top_together(scores: Sequence[Tensor], count: int) -> list[Tensor]:
 def count_together(scores: Sequence[Tensor], count: int) -> list[int]:
     """How many of the ``count`` highest scores lie in each tensor; no mask is made."""
     arrays = [_floats(s) for s in scores]
-    edge, ties = _edge(arrays, count)
+    edge, ties, _ = _edge(arrays, count)
     out = []
     for array in arrays:
         above = tied = 0
@@ -74,14 +86,27 @@ def count_together(scores: Sequence[Tensor], count: int) -> list[int]:
     return out
 
 
-def _edge(arrays: Sequence[Floats], count: int) -> tuple[np.float32, int]:
-    """The lowest score kept, and how many scores of exactly that value are kept."""
+def _edge(arrays: Sequence[Floats], count: int) -> _Edge:
     total = sum(a.size for a in arrays)
     if not 0 <= count <= total:
         raise UserError(f"{count} of {total} scores cannot be kept; keep 0 to {total}")
     if count == 0:
         _refuse_nan(arrays)
-        return np.float32(np.inf), 0
+        return _Edge(np.float32(np.inf), 0)
+    if native.target() == "numpy":
+        return _edge_in_numpy(arrays, count)
+    try:
+        found = native.place(
+            arrays, total - count + 1, magnitude=False, threads=torch.get_num_threads()
+        )
+    except UserError:
+        _refuse_nan(arrays)  # in the words of this module
+        raise
+    ties = count - (total - found.smaller - found.equal)
+    return _Edge(np.float32(found.value), ties, ties == found.equal)
+
+
+def _edge_in_numpy(arrays: Sequence[Floats], count: int) -> _Edge:
     least, most = _order(np.float32(-np.inf)), _order(np.float32(np.inf))
     low, high = _guess(arrays, count)
     while True:
@@ -91,7 +116,7 @@ def _edge(arrays: Sequence[Floats], count: int) -> tuple[np.float32, int]:
         elif above + inside < count:
             most = low - 1
         elif low == high:
-            return _unorder(low), count - above
+            return _Edge(_unorder(low), count - above)
         elif gathered is not None:
             return _place(gathered, count - above)
         else:
@@ -99,10 +124,10 @@ def _edge(arrays: Sequence[Floats], count: int) -> tuple[np.float32, int]:
         low, high = (least + most + 1) // 2, most
 
 
-def _place(values: Floats, rank: int) -> tuple[np.float32, int]:
+def _place(values: Floats, rank: int) -> _Edge:
     """The value of that rank from the top, counted from 1, and its rank among its equals."""
     edge = np.partition(values, values.size - rank)[values.size - rank]
-    return edge, rank - int(np.count_nonzero(values > edge))
+    return _Edge(edge, rank - int(np.count_nonzero(values > edge)))
 
 
 def _scan(

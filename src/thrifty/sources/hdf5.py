@@ -12,6 +12,7 @@ import json
 import math
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from thrifty.errors import MissingExtra, UserError
-from thrifty.sources.hdf5_child import DONE, HEAD, MOST_NODES
+from thrifty.sources.hdf5_child import DONE, HEAD, MOST_NODES, MOST_SECONDS
 from thrifty.sources.mapped import Mapped
 from thrifty.sources.stored import BITS, PIECE, Bits
 from thrifty.sources.unpacking import FREE_BYTES, MOST_TIMES, too_large
@@ -331,6 +332,8 @@ class _Child:
     def _died(self) -> NoReturn:
         code = self._process.wait()
         self.close()
+        if code == -signal.SIGXCPU:
+            _refuse(self._label, f"libhdf5 had no answer after {MOST_SECONDS} seconds of computing")
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         _refuse(self._label, f"reading it made libhdf5 crash ({how})")
 

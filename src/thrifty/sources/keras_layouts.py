@@ -11,7 +11,7 @@ Names are those that Keras users know: ``conv2d_1/kernel``.
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from thrifty.errors import UserError
@@ -129,7 +129,9 @@ class _Place:
 
 def _numbered(file: Hdf5, model: Model | None) -> Iterator[Weight]:
     start = _Place((), "", {}, model.layers if model else ())
-    named = _own_name(file, file.root) is not None or any(_own_name(file, group) for group in _groups(file, file.root))
+    named = _own_name(file, file.root) is not None or any(
+        _own_name(file, group) for group in _groups(file, file.root)
+    )
     yield from _below(file, file.root, start, named)
 
 
@@ -163,8 +165,10 @@ def _inside(
 ) -> _Place:
     """Where one is after going down into ``group``, which is called ``last``."""
     own = _own_name(file, group)
-    if last in CONTAINERS or (named and own is None):
-        return _Place(place.layer, place.kind, place.settings, place.inner)
+    if last in CONTAINERS:
+        return place
+    if named and own is None:
+        return replace(place, kind=stem(last))
     by_name = {x.name: x for x in place.inner}
     layer = by_name.get(own) if own else configured.get(last)
     if layer is not None:

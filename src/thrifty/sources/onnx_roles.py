@@ -107,7 +107,9 @@ class Uses:
         """
         found = list(self._roles(key, axes))
         if not found:
-            return (OTHER if whole and self.readers.get(key) else None), 0
+            readers = self.readers.get(key, [])[:MOST_USES]
+            stands = any(use.node.op == "DequantizeLinear" and not use.place for use in readers)
+            return (OTHER if whole and readers and not stands else None), 0
         return min(found, key=lambda x: ORDER.index(x[0]))
 
     def _roles(self, key: Key, axes: int) -> Iterator[tuple[str, int]]:

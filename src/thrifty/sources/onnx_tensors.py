@@ -147,6 +147,8 @@ class Data:
 
     def __init__(self, files: Files, tensor: Tensor):
         self._files, self._tensor = files, tensor
+        if tensor.type not in TYPES:
+            self._refuse(f"is of numbers of type {tensor.type}")
         self.dtype = TYPES[tensor.type]
         self._bits = BITS[self.dtype]
         count = math.prod(tensor.shape)

@@ -103,6 +103,15 @@ def course(
     return lambda progress: highest * lr_share("linear", progress, 0.1)
 
 
+def with_statistics(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The batch normalisations of ``model`` that keep running statistics."""
+    return [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+    ]
+
+
 @torch.no_grad()
 def recalibrate(
     model: nn.Module,
@@ -126,11 +135,7 @@ def recalibrate(
     Returns:
         Whether the model has any batch normalisation that keeps statistics.
     """
-    norms = [
-        m
-        for m in model.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
-    ]
+    norms = with_statistics(model)
     if not norms:
         return False
     training = {module: module.training for module in model.modules()}

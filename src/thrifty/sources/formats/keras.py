@@ -9,6 +9,7 @@ Integer kernels that Keras quantised, ``kernel * kernel_scale`` rounded, are giv
 scales.
 """
 
+import json
 import os
 import tempfile
 import zipfile
@@ -23,7 +24,7 @@ import numpy as np
 
 from thrifty.errors import UserError
 from thrifty.sources import SOURCES, Reader
-from thrifty.sources.hdf5 import Dataset, Hdf5
+from thrifty.sources.hdf5 import Dataset, Group, Hdf5
 from thrifty.sources.keras_config import Model, epsilon, model_of
 from thrifty.sources.keras_layouts import Weight, left_out, weights_of
 from thrifty.sources.keras_names import out_axis
@@ -44,6 +45,7 @@ _DAMAGED = (
     RuntimeError,
     ValueError,
     OverflowError,
+    RecursionError,
 )
 """What zipfile raises for damaged, encrypted and unsupported archives."""
 
@@ -82,21 +84,22 @@ def open_keras(text: str) -> Source:
     path = Path(text)
     with open_file(path) as packed:
         size = os.fstat(packed.fileno()).st_size
-        config, weights = _unpacked(packed, text, size)
+        config, claims, weights = _unpacked(packed, text, size)
     file = Hdf5(weights, text)
     try:
-        source = _source(file, config, _claims(file))
+        source = _source(file, config, claims)
     except BaseException:
         file.close()
         raise
     return replace(source, label=path.name.removesuffix(".keras"), nbytes=size)
 
 
-def _unpacked(packed: BinaryIO, path: str, size: int) -> tuple[str, BinaryIO]:
-    """The configuration, and the weights as a temporary file that has no name."""
+def _unpacked(packed: BinaryIO, path: str, size: int) -> tuple[str, dict[str, str], BinaryIO]:
+    """The configuration, what it says of itself, and the weights as a file without a name."""
     try:
         with zipfile.ZipFile(packed) as archive:
             config = b"".join(_member(archive, CONFIG, path, MOST_CONFIG)).decode("utf-8")
+            claims = _metadata(archive, path)
             weights = _temporary(path)
             try:
                 for piece in _member(archive, WEIGHTS, path, None, size):
@@ -105,13 +108,21 @@ def _unpacked(packed: BinaryIO, path: str, size: int) -> tuple[str, BinaryIO]:
             except BaseException:
                 weights.close()
                 raise
-            return config, weights
+            return config, claims, weights
     except _DAMAGED as error:
         if isinstance(error, UserError):
             raise
         raise UserError(
             f"{path} is no whole .keras archive: {str(error)[:200]}; copy it again"
         ) from None
+
+
+def _metadata(archive: zipfile.ZipFile, path: str) -> dict[str, str]:
+    if METADATA not in archive.namelist():
+        return {}
+    said = json.loads(b"".join(_member(archive, METADATA, path, MOST_CONFIG)))
+    version = said.get("keras_version") if isinstance(said, dict) else None
+    return {"keras_version": version} if isinstance(version, str) else {}
 
 
 def _member(
@@ -158,12 +169,13 @@ def _write(file: BinaryIO, piece: bytes, path: str) -> None:
 
 
 def _claims(file: Hdf5) -> dict[str, str]:
-    names = ("keras_version", "backend")
-    groups = (file.root, file.find("model_weights"))
-    found = {
-        n: g.attributes.get(n) for g in groups if not isinstance(g, Dataset) and g for n in names
-    }
-    return {name: text for name, text in found.items() if isinstance(text, str)}
+    found = {}
+    for group in (file.root, file.find("model_weights")):
+        for name in ("keras_version", "backend"):
+            said = group.text(name) if isinstance(group, Group) else None
+            if said is not None and said.isprintable():
+                found[name] = said
+    return found
 
 
 def _source(file: Hdf5, config: str | None, claims: Mapping[str, str]) -> Source:

@@ -1,199 +1,266 @@
-"""Networks by name, and modules in memory: ``resnet20``, ``torchvision:alexnet``, your own.
+"""Networks by name or as modules: their tensors where they lie in memory, with nothing copied.
 
-Tensors are views of the module's own; nothing is copied.  What each is for is known from the
-module that holds it, and which batch normalisation follows which weight from its graph, where
-torch.fx can trace it.
+A network that is built for this has random weights unless published ones are asked for, and says
+so.  A module knows what a file only names: which tensors belong to a normalisation, which share
+memory, and, from a symbolic trace, which normalisation follows which layer.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thrifty.errors import UserError
-from thrifty.registry import parse_spec
-from thrifty.sources import BITS, PIECE, SOURCES, Norm, Reader, Source, Stored
+from thrifty.sources import BITS, PIECE, SOURCES, Quantised, Reader, Source, Stored
 from thrifty.sources.stored import Bits
+from thrifty.sources.traced import is_norm, norms_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-PUBLISHED = ("weights", "pretrained")
-RANDOM = "random weights as built, no training; published ones are asked for with ?{}"
+SEED = 0
+"""Of the weights that are drawn, so that a look at them is the same every time."""
+
+DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "int8": "I8",
+    "uint8": "U8",
+    "int16": "I16",
+    "uint16": "U16",
+    "int32": "I32",
+    "uint32": "U32",
+    "int64": "I64",
+    "uint64": "U64",
+    "bool": "BOOL",
+    "qint8": "I8",
+    "quint8": "U8",
+    "qint32": "I32",
+}
+"""What torch calls a dtype, without its module, and what sources do."""
+
+PUBLISHED = {
+    "torchvision": ("weights", "?weights=DEFAULT"),
+    "timm": ("pretrained", "?pretrained=true"),
+}
+"""The option that asks for published weights, and how it is written."""
+
+OUT_AXIS_1 = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Conv1D")
+"""Classes whose weights are (in, out, ...); Conv1D is the linear layer of transformers' GPT-2."""
+
+_SEEN = 4
 
 
 def open_network(text: str) -> Source:
-    """The tensors of the network that ``text`` names.
+    """The network that ``text`` names, built: built in, ``torchvision:``, ``timm:``, a factory.
 
     Raises:
         UserError: there is no such network, or its published weights cannot be had.
+        MissingExtra: the package that has it is not installed.
     """
-    from thrifty.nets import resolve
+    import torch
 
-    module = resolve(text)
-    return of_module(module, text, notes=_about(text))
+    from thrifty.nets.build import build
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        module = build(text, None, None)
+    source = of_module(module, text)
+    kind, note, claims = _origin(text)
+    return replace(source, kind=kind, notes=(*note, *source.notes), claims=claims)
 
 
-def of_module(module: "nn.Module", label: str, notes: tuple[str, ...] = ()) -> Source:
-    """The tensors of a module, as it is; a tensor of several names is counted once."""
-    from torch import nn
+def of_module(module: "nn.Module", label: str) -> Source:
+    """The parameters and buffers of ``module``; they are read when they are asked for.
+
+    Tensors lie in the order of its state dict, and one that has several names is there once.
+    Nothing is copied, except piece by piece what is not contiguous or on another device.
+
+    Raises:
+        UserError: it is no module, has no tensors, or has some without memory.
+    """
+    from torch import Tensor, nn
 
     if not isinstance(module, nn.Module):
         raise UserError(
-            f"{type(module).__name__} is no network; give a path, a name or a torch.nn.Module"
+            f"{type(module).__name__} is no source of weights; give a file, a folder, the name of "
+            f"a network or a torch.nn.Module"
         )
-    tensors, tied = [], []
-    seen: dict[int, str] = {}
-    for prefix, part in module.named_modules():
-        own = {**part._parameters, **part._buffers}
-        for key, x in own.items():
-            if x is None or key in part._non_persistent_buffers_set:
-                continue
-            name = f"{prefix}.{key}" if prefix else key
-            if id(x) in seen:
-                tied.append(f"{name} is {seen[id(x)]}")
-                continue
-            seen[id(x)] = name
-            tensors.append(_stored(name, x, part, key))
-    said = (f"counted once: {'; '.join(tied[:8])}",) if tied else ()
-    return Source(label, "module", tuple(tensors), notes=(*notes, *said), norms=_norms(module))
+    state = module.state_dict(keep_vars=True)
+    tensors = {name: x for name, x in state.items() if isinstance(x, Tensor)}
+    _check_memory(tensors, label)
+    tied = _tied(tensors)
+    odd = {n: x for n, x in tensors.items() if _dtype(x) not in DTYPES and n not in tied}
+    owners = dict(module.named_modules(remove_duplicate=False))
+    kept = {n: x for n, x in tensors.items() if n not in tied and n not in odd}
+    stored = tuple(_stored(name, x, owners) for name, x in kept.items())
+    if not stored:
+        raise UserError(f"{label} ({type(module).__name__}) has no parameters and no buffers")
+    return Source(
+        label=label,
+        kind="module",
+        tensors=stored,
+        notes=(*_tied_notes(tied), *_odd_notes(odd)),
+        norms=norms_of(module, kept),
+    )
 
 
-def _about(text: str) -> tuple[str, ...]:
-    if ":" not in text:
-        from thrifty.nets import file_of
+def _origin(text: str) -> tuple[str, tuple[str, ...], dict[str, str]]:
+    """Where the weights come from: the kind of source, notes, claims."""
+    from thrifty.registry import parse_spec
 
-        return () if file_of(text) else (RANDOM.format("").rpartition(";")[0],)
     spec = parse_spec(text)
-    if not spec.name.startswith(("torchvision:", "timm:")):
+    zoo, colon, name = spec.name.partition(":")
+    if zoo in PUBLISHED:
+        option, written = PUBLISHED[zoo]
+        if spec.options.get(option):
+            return zoo, (), {"weights": _published(zoo, name, str(spec.options[option]))}
+        return zoo, (f"random weights as built (no training); ask for {written}",), {}
+    if colon:
+        return "factory", (), {}
+    return "network", ("random weights as built (no training); give a file to look at others",), {}
+
+
+def _published(zoo: str, name: str, asked: str) -> str:
+    """What the weights are called that stand behind ``DEFAULT``."""
+    if zoo != "torchvision":
+        return "pretrained"
+    from thrifty._compat import import_torchvision
+
+    return str(import_torchvision().models.get_model_weights(name)[asked].name)
+
+
+def _check_memory(tensors: "dict[str, Tensor]", label: str) -> None:
+    from torch.nn.parameter import is_lazy
+
+    for name, x in tensors.items():
+        if is_lazy(x):
+            raise UserError(f"{label}: {name} has no shape yet; run the network once, then look")
+        if x.is_meta:
+            raise UserError(
+                f"{label}: {name} is on the device 'meta' and has no numbers; build the network on "
+                f"another device"
+            )
+
+
+def _tied(tensors: "dict[str, Tensor]") -> dict[str, str]:
+    """Every later name of a tensor to its first: one object, or one place in memory."""
+    first: dict[object, str] = {}
+    tied = {}
+    for name, x in tensors.items():
+        key: object = id(x)
+        if str(x.layout) == "torch.strided" and x.numel():
+            key = (x.device, x.data_ptr(), x.dtype, x.shape, x.stride())
+        if first.setdefault(key, name) != name:
+            tied[name] = first[key]
+    return tied
+
+
+def _tied_notes(tied: dict[str, str]) -> tuple[str, ...]:
+    return tuple(f"{name} is {first}, and counted once" for name, first in tied.items())
+
+
+def _odd_notes(odd: "dict[str, Tensor]") -> tuple[str, ...]:
+    if not odd:
         return ()
-    if any(spec.options.get(key) for key in PUBLISHED):
-        return ()
-    return (
-        RANDOM.format("weights=DEFAULT" if spec.name.startswith("torch") else "pretrained=true"),
-    )
+    named = ", ".join(f"{name} ({_dtype(x)})" for name, x in list(odd.items())[:_SEEN])
+    more = f" and {len(odd) - _SEEN} more" if len(odd) > _SEEN else ""
+    return (f"left out, for their dtypes cannot be counted: {named}{more}",)
 
 
-def _stored(name: str, x: "Tensor", part: "nn.Module", key: str) -> Stored:
-    from torch import nn
+def _dtype(x: "Tensor") -> str:
+    return str(x.dtype).removeprefix("torch.")
 
-    transposed = isinstance(part, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
+
+def _stored(name: str, x: "Tensor", owners: "dict[str, nn.Module]") -> Stored:
+    path, _, last = name.rpartition(".")
+    owner = owners.get(path)
+    kind = type(owner).__name__
     return Stored(
-        name,
-        tuple(x.shape),
-        _dtype(name, x),
-        lambda: _pieces(x),
-        out_axis=1 if transposed and key == "weight" else 0,
-        role=_role(x, part, key),
+        name=name,
+        shape=tuple(x.shape),
+        dtype=DTYPES[_dtype(x)],
+        read=lambda: pieces(x),
+        quantised=_quantised(x),
+        out_axis=1 if kind in OUT_AXIS_1 and last == "weight" else 0,
+        role=_role(x, last, owner),
     )
 
 
-def _role(x: "Tensor", part: "nn.Module", key: str) -> str:
+def _role(x: "Tensor", last: str, owner: "nn.Module | None") -> str | None:
+    """By the module that owns the tensor; ``None`` leaves it to the name."""
     from torch import nn
 
-    if key in part._buffers:
+    if last == "num_batches_tracked":
+        return "other"
+    if last in ("running_mean", "running_var"):
         return "statistic"
+    if owner is not None and is_norm(owner):
+        return {"weight": "scale", "bias": "shift"}.get(last)
+    if not (isinstance(x, nn.Parameter) or x.is_quantized):
+        return "other"
     if x.dim() > 1:
         return "weight"
-    norms = nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm
-    if isinstance(part, norms) or "norm" in type(part).__name__.lower():
-        return {"weight": "scale", "bias": "shift"}.get(key, "other")
-    return "bias" if key.startswith("bias") or key.endswith("bias") else "other"
+    return "bias" if "bias" in last else None
 
 
-def _dtype(name: str, x: "Tensor") -> str:
+def pieces(x: "Tensor") -> Iterator[Bits]:
+    """The elements of ``x`` in row-major order; views of its memory where that is contiguous."""
     import torch
 
-    known = {
-        torch.float64: "F64",
-        torch.float32: "F32",
-        torch.float16: "F16",
-        torch.bfloat16: "BF16",
-        torch.float8_e4m3fn: "F8_E4M3",
-        torch.float8_e5m2: "F8_E5M2",
-        torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
-        torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
-        torch.int8: "I8",
-        torch.uint8: "U8",
-        torch.int16: "I16",
-        torch.int32: "I32",
-        torch.int64: "I64",
-        torch.bool: "BOOL",
-    }
-    if x.dtype not in known or x.is_meta or x.layout is not torch.strided:
-        raise UserError(f"{name} is {x.dtype}, {x.layout}, on {x.device}, and cannot be counted")
-    return known[x.dtype]
+    x = x.detach()
+    if x.layout != torch.strided:
+        x = x.to_dense()
+    if x.is_quantized:
+        x = x.int_repr()
+    bits = BITS[DTYPES[_dtype(x)]]
+    step = max(PIECE // bits.itemsize, 1)
+    if x.device.type == "cpu" and x.is_contiguous() and not (x.is_neg() or x.is_conj()):
+        flat = x.view(-1)
+        for start in range(0, len(flat), step):
+            yield _array(flat[start : start + step], bits)
+        return
+    if x.numel() <= step or x.dim() < 2:
+        yield _array(x.cpu().contiguous().resolve_neg().view(-1), bits)
+        return
+    rows = max(step * len(x) // x.numel(), 1)
+    for part in x.split(rows):
+        yield _array(part.cpu().contiguous().resolve_neg().view(-1), bits)
 
 
-def _pieces(x: "Tensor") -> Iterator[Bits]:
+def _array(flat: "Tensor", bits: np.dtype[Any]) -> Bits:
     import torch
 
-    flat = x.detach().reshape(-1)
-    step = max(1, PIECE // flat.element_size())
-    as_integers = {1: torch.uint8, 2: torch.int16}
-    dtype = BITS[_dtype("", x)]
-    for start in range(0, flat.numel(), step):
-        piece = flat[start : start + step].to("cpu")
-        if piece.dtype not in (torch.float16, torch.bool) and piece.element_size() < 4:
-            piece = piece.view(as_integers[piece.element_size()])
-        yield np.asarray(piece.numpy()).view(dtype)
+    if flat.dtype.is_floating_point and bits.kind == "u":
+        flat = flat.view(torch.uint8 if bits.itemsize == 1 else torch.uint16)
+    return flat.numpy()
 
 
-def _norms(module: "nn.Module") -> tuple[Norm, ...] | None:
-    """Batch normalisations whose input is a layer's output that goes nowhere else."""
-    graph = _traced(module)
-    if graph is None:
+def _quantised(x: "Tensor") -> Quantised | None:
+    """How the integers of torch's own quantised tensors stand for numbers."""
+    import torch
+
+    if not x.is_quantized:
         return None
-    from torch import nn
-
-    parts = dict(module.named_modules())
-    layers = (nn.modules.conv._ConvNd, nn.Linear)
-    found = []
-    for node in graph.nodes:
-        part = parts.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(part, nn.modules.batchnorm._BatchNorm) or not node.args:
-            continue
-        before = node.args[0]
-        layer = parts.get(str(getattr(before, "target", None)))
-        if getattr(before, "op", "") != "call_module" or len(before.users) != 1:
-            continue
-        if isinstance(layer, layers):
-            found.append(_norm(str(before.target), layer, str(node.target), part))
-    return tuple(found)
-
-
-def _norm(name: str, layer: "nn.Module", norm_name: str, norm: Any) -> Norm:
-    def named(key: str) -> str | None:
-        return f"{norm_name}.{key}" if getattr(norm, key) is not None else None
-
-    bias = f"{name}.bias" if layer.bias is not None else None
-    scale, shift, mean, variance = map(named, ("weight", "bias", "running_mean", "running_var"))
-    return Norm(f"{name}.weight", bias, scale, shift, mean, variance, norm.eps)
-
-
-def _traced(module: "nn.Module") -> Any:
-    """The graph of the module, None where torch.fx cannot follow it."""
-    import warnings
-
-    from torch import fx
-
-    training = {part: part.training for part in module.modules()}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return fx.Tracer().trace(module.eval())
-    except Exception:  # of whatever the module's forward does with a proxy
-        return None
-    finally:
-        for part, mode in training.items():
-            part.training = mode
+    if x.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        scale, zero = np.float64(x.q_scale()), np.float64(x.q_zero_point())
+        return Quantised(np.asarray(scale), np.asarray(zero))
+    scales, zeros = x.q_per_channel_scales(), x.q_per_channel_zero_points()
+    return Quantised(scales.double().numpy(), zeros.double().numpy(), x.q_per_channel_axis())
 
 
 SOURCES.add(
     "networks",
     Reader(
-        "Networks by name: built in, torchvision:, timm:, package.module:factory",
-        open_network,
+        about="Networks by name, built: ours, torchvision:NAME, timm:NAME, package.module:factory",
+        open=open_network,
         prefix="network",
     ),
 )

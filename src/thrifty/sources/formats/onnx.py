@@ -170,7 +170,7 @@ def _dequantised(
         how, why = quantised(uses, tensors, key) if scales < MOST_SCALES else (None, TOO_MANY)
         scales += how.scale.size if how else 0
         result[key] = replace(x, quantised=how) if how else x
-        if why and x.role != OTHER:
+        if why:
             odd.setdefault(why, []).append(x.name)
     return result, odd
 

@@ -136,7 +136,7 @@ def _source(mapped: Mapped, path: str) -> Source:
         raise UserError(
             f"{path} holds no weights that can be counted" + "".join(f"; {n}" for n in notes)
         )
-    said = model.text(2)
+    said = model.text(3)
     return Source(
         label=path,
         kind="tflite",

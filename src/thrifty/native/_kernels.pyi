@@ -1,0 +1,30 @@
+"""The compiled kernels; native/bindings.cc.  Arrays are one-dimensional, contiguous uint8 views."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+def available() -> list[str]:
+    """The targets that run on this processor, the fastest first."""
+
+def below(
+    target: str, dtype: str, data: NDArray[Any], limits: Sequence[int], threads: int
+) -> list[int]:
+    """How many magnitudes lie under each limit."""
+
+def tally(
+    target: str, dtype: str, data: NDArray[Any], limits: Sequence[int], threads: int
+) -> tuple[list[int], int, int, int, int, int, float, float]:
+    """Counts, zeros, negative zeros, infinities, NaN, largest magnitude, sum, sum of squares."""
+
+def patterns(target: str, data: NDArray[Any], threads: int) -> list[int]:
+    """How often each byte occurs."""
+
+def octaves(target: str, dtype: str, data: NDArray[Any], threads: int) -> list[int]:
+    """4096 counts by the upper bits of float32."""
+
+def place(
+    target: str, arrays: Sequence[NDArray[Any]], k: int, magnitude: bool, threads: int
+) -> tuple[float, int, int] | None:
+    """The value of rank k, how many are smaller, how many equal; None if one is NaN."""
