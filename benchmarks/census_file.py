@@ -5,12 +5,14 @@ Run:      python benchmarks/census_file.py [--gigabytes 4] [--threads 1 2]
 
 The file is written first and is in the page cache.  Reading it is one thread that reads it in
 pieces of 1 MiB into one buffer; counting it is the whole of ``thrifty.look`` with eight
-thresholds: shares, zeros, sums and the histogram.  They take turns, the fastest of each counts.
+thresholds: shares, zeros, what is not finite, the largest; with and without the standard
+deviation.  They take turns, the fastest of each counts.
 Resident memory is that of a process of its own, of which pages of the file (RssFile) are those
 of the page cache.  The shares are checked against numpy on a part of the file.
 """
 
 import argparse
+import itertools
 import json
 import struct
 import subprocess
@@ -41,7 +43,8 @@ before = memory()
 took, highest = [], 0
 for _ in range({repeats}):
     start = time.perf_counter()
-    census = thrifty.look({file!r}, under={under!r}, counted="weights", threads={threads})
+    census = thrifty.look({file!r}, under={under!r}, counted="weights", threads={threads},
+        spread={spread})
     took.append(time.perf_counter() - start)
 after = memory()
 counts = census.networks[0].counted("weights")
@@ -82,13 +85,14 @@ def read(path: Path) -> float:
     return time.perf_counter() - start
 
 
-def child(file: Path, warm: Path, threads: int, repeats: int) -> dict:
+def child(file: Path, warm: Path, threads: int, spread: int, repeats: int) -> dict:
     code = CHILD.format(
         path=[p for p in sys.path if p],
         warm=str(warm),
         under=UNDER,
         file=str(file),
         threads=threads,
+        spread=bool(spread),
         repeats=repeats,
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -99,6 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=4)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--spread", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=None)
     args = parser.parse_args()
@@ -110,14 +115,15 @@ def main() -> None:
         size = large.stat().st_size
         print(f"{size / 1e9:.2f} GB, kernels {native.target()}, best of {args.repeats}")
         reads = [read(large) for _ in range(args.repeats)]
-        for threads in args.threads:
-            found = child(large, small, threads, args.repeats)
+        for threads, spread in itertools.product(args.threads, args.spread):
+            found = child(large, small, threads, spread, args.repeats)
             check(large, found["under"], args.gigabytes)
             reads += [read(large) for _ in range(args.repeats)]
             best, whole = fastest(found["seconds"]), fastest(reads)
             anon = found["after"][0] - found["before"][0]
             print(
-                f"{threads} threads: look {best:.2f} s ({size / best / 1e9:.1f} GB/s), reading "
+                f"{threads} threads, {'with' if spread else 'without'} spread: "
+                f"look {best:.2f} s ({size / best / 1e9:.1f} GB/s), reading "
                 f"{whole:.2f} s ({size / whole / 1e9:.1f} GB/s), ratio {best / whole:.2f}; "
                 f"resident memory {anon:+d} MB beyond the file's pages, highest in all "
                 f"{found['after'][2]} MB, before {found['before'][2]} MB"

@@ -44,9 +44,10 @@ Counts below(const std::string& target, const std::string& dtype, const Array& d
 std::tuple<Counts, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t, std::uint64_t,
            double, double>
 tally(const std::string& target, const std::string& dtype, const Array& data, const Counts& limits,
-      int threads) {
+      bool sums, int threads) {
   const nb::gil_scoped_release release;
-  const Tally all = count_all(kernels(target), type_of(dtype), bytes_of(data), limits, threads);
+  const Tally all =
+      count_all(kernels(target), type_of(dtype), bytes_of(data), limits, sums, threads);
   return {all.under,          all.found.zeros, all.found.negative_zeros,
           all.found.infinite, all.found.nan,   all.found.largest,
           all.total,          all.squares};
@@ -82,7 +83,7 @@ NB_MODULE(_kernels, m) {
   m.def("below", &below, nb::arg("target"), nb::arg("dtype"), nb::arg("data").noconvert(),
         nb::arg("limits"), nb::arg("threads"));
   m.def("tally", &tally, nb::arg("target"), nb::arg("dtype"), nb::arg("data").noconvert(),
-        nb::arg("limits"), nb::arg("threads"));
+        nb::arg("limits"), nb::arg("sums"), nb::arg("threads"));
   m.def("octaves", &octaves, nb::arg("target"), nb::arg("dtype"), nb::arg("data").noconvert(),
         nb::arg("threads"));
   m.def("patterns", &patterns, nb::arg("target"), nb::arg("data").noconvert(), nb::arg("threads"));

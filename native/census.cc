@@ -43,7 +43,9 @@ void tally(const std::uint8_t* data, std::size_t count, const std::uint64_t* lim
         find_special<type>(from, now, found);
       }
       const std::uint8_t* const next = from + now * sizeof(Bits);
-      (finite ? sum<type, false> : sum<type, true>)(bytes, whole, next, total, squares);
+      if (total != nullptr) {
+        (finite ? sum<type, false> : sum<type, true>)(bytes, whole, next, total, squares);
+      }
     };
     if (whole == now) {
       block(from);

@@ -62,7 +62,7 @@ struct Kernels {
   void (*below[kTypes])(const std::uint8_t* data, std::size_t count, const std::uint64_t* limits,
                         std::size_t limit_count, std::uint64_t* below);
 
-  // The same, and Found, and the two sums of one chunk: count <= kChunk.
+  // The same, and Found, and the two sums of one chunk unless they are null: count <= kChunk.
   void (*tally[kTypes])(const std::uint8_t* data, std::size_t count, const std::uint64_t* limits,
                         std::size_t limit_count, std::uint64_t* below, Found* found, double* total,
                         double* squares);

@@ -49,11 +49,11 @@ std::vector<std::uint64_t> count_below(const Kernels& kernels, Type type, Bytes 
 }
 
 Tally count_all(const Kernels& kernels, Type type, Bytes bytes,
-                const std::vector<std::uint64_t>& limits, int threads) {
+                const std::vector<std::uint64_t>& limits, bool sums, int threads) {
   const std::size_t size = size_of(type), count = check_count(bytes, size);
   check_limits(limits, type);
   const std::size_t useful = useful_threads(bytes.size, check_threads(threads));
-  const std::size_t chunks = (count + kChunk - 1) / kChunk;
+  const std::size_t chunks = sums ? (count + kChunk - 1) / kChunk : 0;
   std::vector<double> totals(chunks), squares(chunks);
   std::vector<Found> found(useful);
   const auto tally = kernels.tally[static_cast<int>(type)];
@@ -61,7 +61,8 @@ Tally count_all(const Kernels& kernels, Type type, Bytes bytes,
     for (std::size_t i = 0; i < length; i += kChunk) {
       const std::size_t chunk = (first + i) / kChunk;
       tally(bytes.data + (first + i) * size, std::min(kChunk, length - i), limits.data(),
-            limits.size(), under, &found[thread], &totals[chunk], &squares[chunk]);
+            limits.size(), under, &found[thread], sums ? &totals[chunk] : nullptr,
+            sums ? &squares[chunk] : nullptr);
     }
   };
   std::vector<std::vector<std::uint64_t>> under(useful, std::vector<std::uint64_t>(limits.size()));

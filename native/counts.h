@@ -31,8 +31,9 @@ struct Place {
 std::vector<std::uint64_t> count_below(const Kernels& kernels, Type type, Bytes bytes,
                                        const std::vector<std::uint64_t>& limits, int threads);
 
+// Without `sums`, total and squares stay 0.
 Tally count_all(const Kernels& kernels, Type type, Bytes bytes,
-                const std::vector<std::uint64_t>& limits, int threads);
+                const std::vector<std::uint64_t>& limits, bool sums, int threads);
 
 std::vector<std::uint64_t> count_octaves(const Kernels& kernels, Type type, Bytes bytes,
                                          int threads);

@@ -60,6 +60,9 @@ HEAVY = (
     "PIL",
     "pandas",
     "sklearn",
+    "h5py",
+    "onnx",
+    "keras",
 )
 
 

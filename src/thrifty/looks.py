@@ -87,6 +87,7 @@ def look(
         counted="weights" if weights_only else "all" if all else "both",
         fold_bn=fold_bn,
         relative=relative,
+        spread=json,
         curves=html is not None,
         raw_integers=raw,
         threads=threads,
@@ -219,7 +220,7 @@ def zero(
     print(to_json(found.to_dict()) if json else text_table(filled(found.table())), flush=True)
     written = write_zeroing(found, folder)
     if not json:
-        for sentence in (*headline(found), *found.notes):
+        for sentence in headline(found):
             print(sentence)
         beside = f", and {len(written) - 1} pictures beside it" if written[1:] else ""
         print(f"\n{written[0]}{beside}")

@@ -62,6 +62,13 @@ def test_augmentation_can_be_set():
     assert load_data("digits?shift=0").shift == 0
 
 
+def test_the_middle_of_pictures_can_be_cut_out_after_resizing():
+    whole, data = load_data("digits?size=16"), load_data("digits?size=16&crop=13")
+    assert data.shape == (1, 13, 13)
+    assert torch.equal(data.test.inputs, whole.test.inputs[:, :, 2:15, 2:15])
+    assert torch.equal(load_data("digits?crop=8").train.inputs, load_data("digits").train.inputs)
+
+
 def test_pictures_can_be_resized():
     data = load_data("digits?size=16")
     assert data.shape == (1, 16, 16)
@@ -84,6 +91,9 @@ BAD = {
     "digits?normalize=no": "did you mean none",
     "digits?normalize=imagenet": "3 channels",
     "digits?shift=8": "less than the picture side",
+    "digits?crop=9": "crop=9 asks for 9 x 9 pixels, and these are pictures of 8 x 8",
+    "digits?crop=0": "crop is 0",
+    "digits?normalize=caffe": "pictures of 3 channels, these have 1",
     "digits?size=0": "size is 0",
     "digits?size=100000": "4096 at most",
     "digits?seed=x": "seed is 'x'",

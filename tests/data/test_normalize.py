@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from thrifty.data.normalize import moments
+from thrifty.data.normalize import moments, ordered
 from thrifty.errors import UserError
 
 
@@ -38,3 +38,14 @@ def test_imagenet_moments_are_for_three_channels():
 def test_an_unknown_name_offers_the_nearest():
     with pytest.raises(UserError, match="did you mean imagenet"):
         moments("imgnet", torch.zeros(2, 3, 2, 2))
+
+
+def test_caffe_has_blue_first_and_the_scale_of_bytes():
+    inputs = torch.tensor([10, 20, 30], dtype=torch.uint8).reshape(1, 3, 1, 1)
+    assert ordered("caffe", inputs).flatten().tolist() == [30, 20, 10]
+    assert ordered("imagenet", inputs) is inputs
+    mean, std = moments("caffe", ordered("caffe", inputs))
+    assert mean == pytest.approx((104 / 255, 117 / 255, 123 / 255))
+    assert std == (1 / 255,) * 3
+    with pytest.raises(UserError, match="normalize=caffe is for pictures of 3 channels"):
+        moments("caffe", inputs[:, :1])

@@ -48,6 +48,25 @@ def test_one_file_is_split_80_to_20(write_parquet, pngs):
     assert load_data(f"parquet:{path}?seed=1").digest != data.digest
 
 
+def test_one_file_can_be_taken_whole_to_measure_finished_networks(write_parquet, pngs):
+    path = write_parquet("all.parquet", pngs(3, 4, 4), [0, 7, 5])
+    with pytest.raises(UserError, match=r"all\.parquet: no class has two rows.*add split=none"):
+        load_data(f"parquet:{path}?classes=9")
+    data = load_data(f"parquet:{path}?classes=9&split=none")
+    assert data.classes == 9
+    assert data.test.labels.tolist() == data.train.labels.tolist() == [0, 7, 5]
+    assert len(load_data(f"parquet:{path}?classes=9&split=none&test=2").train) == 3
+
+
+def test_another_split_is_told_with_those_that_there_are(write_parquet, pngs, tmp_path):
+    path = write_parquet("all.parquet", pngs(20, 4, 4), [0, 1] * 10)
+    with pytest.raises(UserError, match="split is 'half'; of one file it is 80/20 or none"):
+        load_data(f"parquet:{path}?split=half")
+    with pytest.raises(UserError, match="split is 'none'; of one file"):
+        load_data(f"parquet:{tmp_path}?split=none")
+    assert load_data(f"parquet:{path}?split=80/20").digest == load_data(f"parquet:{path}").digest
+
+
 def test_columns_can_be_named_and_pictures_be_plain_binary(write_parquet, pngs):
     path = write_parquet("a.parquet", pngs(10, 4, 4), [0, 1] * 5, "scan", "kind", plain=True)
     with pytest.raises(UserError, match="it has extra, scan, kind; say which .* image=COLUMN"):
@@ -159,3 +178,12 @@ def test_the_cifar_test_pictures_are_1000_of_each_class():
     assert data.class_names[:3] == ("airplane", "automobile", "bird")
     assert (data.shape, data.shift, data.flip) == ((3, 32, 32), 4, True)
     assert data.mean == pytest.approx((0.494, 0.485, 0.450), abs=5e-3)
+
+
+@pytest.mark.real
+@pytest.mark.skipif("THRIFTY_DATA" not in os.environ, reason="THRIFTY_DATA is not set")
+def test_the_imagenet_samples_are_500_of_1000_classes():
+    path = Path(os.environ["THRIFTY_DATA"]) / "imagenet-samples" / "samples.parquet"
+    data = load_data(f"parquet:{path}?split=none&normalize=caffe&crop=224")
+    assert (data.classes, data.shape, len(data.test)) == (1000, (3, 224, 224), 500)
+    assert data.test.labels.unique().tolist() == list(range(0, 1000, 2))

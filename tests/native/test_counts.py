@@ -222,6 +222,18 @@ def test_the_limit_of_an_integer_is_the_least_that_is_not_under(dtype, threshold
     assert limit == 0 or limit - 1 < threshold
 
 
+@pytest.mark.parametrize("dtype", EVERY)
+def test_without_sums_the_rest_is_the_same(dtype):
+    bits = stored(dtype, RANDOM.integers(0, 256, 80_000, np.uint8).tobytes())
+    for target in native.available():
+        with native.use(target):
+            right = native.tally(bits, dtype, USUAL)
+            found = native.tally(bits, dtype, USUAL, sums=False)
+        assert math.isnan(found.total)
+        assert math.isnan(found.squares)
+        assert found[:-2] == right[:-2]
+
+
 @pytest.mark.parametrize("call", [native.tally, native.count_below])
 @pytest.mark.parametrize("bad", [-0.1, math.nan, -math.inf])
 def test_a_threshold_below_zero_is_an_error(call, bad):

@@ -92,9 +92,9 @@ def test_the_border_refuses_what_python_should_not_have_sent():
     with pytest.raises(ValueError, match="do not compare I64"):
         kernels.below("baseline", "I64", data, [1], 1)
     with pytest.raises(ValueError, match="over the infinity"):
-        kernels.tally("baseline", "F16", data, [0x7C01], 1)
+        kernels.tally("baseline", "F16", data, [0x7C01], True, 1)
     with pytest.raises(ValueError, match="too many limits"):
-        kernels.tally("baseline", "F32", data, [1] * 33, 1)
+        kernels.tally("baseline", "F32", data, [1] * 33, True, 1)
     with pytest.raises(ValueError, match="whole number of elements"):
         kernels.below("baseline", "F32", data[:7], [1], 1)
     with pytest.raises(ValueError, match="threads must be 1"):

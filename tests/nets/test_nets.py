@@ -56,6 +56,22 @@ def test_shortcuts_may_be_projections():
     assert "layer1.0.downsample.0.weight" not in names
 
 
+def test_squeezenet_has_the_parameters_of_the_paper():
+    with torch.device("meta"):
+        model = resolve("squeezenet")
+    assert parameters(model) == 1_248_424
+    assert model.conv_final.out_channels == 1000
+
+
+@pytest.mark.parametrize("side", [21, 22, 29, 30, 224, 227])
+def test_pooling_of_squeezenet_rounds_up_as_in_caffe(side):
+    model = resolve("squeezenet?width=0.1", shape=(3, side, side)).eval()
+    x = model[:3](torch.zeros(1, 3, side, side))
+    before = (side - 7) // 2 + 1
+    assert x.shape[-1] == -(-(before - 3) // 2) + 1
+    assert model[3:](x).shape == (1, 1000)
+
+
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
@@ -69,6 +85,7 @@ def test_shortcuts_may_be_projections():
         ("lenet?shape=1x65x8", "sides from 8 to 64"),
         ("lenet?shape=large", "write it as 3x32x32"),
         ("vgg16_bn?shape=3x31x32", "sides from 32"),
+        ("squeezenet?shape=3x20x40", "sides from 21"),
         ("resnet20?shape=0x32x32", "at least one channel"),
         ("resnet20?shortcut=none", "zeros, projection"),
         ("resnet20?blocks=3", "no option 'blocks'"),

@@ -3,6 +3,7 @@
 import http.server
 import json
 import re
+import socket
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.ignores_ranges = False
         self.lies = False
         self.status = 200
+        self.gated = False
 
     @property
     def url(self) -> str:
@@ -62,6 +64,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return self.answer(404, b"")
             listed = {"sha": COMMIT, "siblings": [{"rfilename": n} for n in hub.files]}
             return self.answer(200, json.dumps(listed).encode())
+        if hub.gated:
+            return self.answer(403, b"")
         if hub.elsewhere and not path.startswith("/cdn/"):
             name = path.rpartition("/")[2]
             return self.answer(302, b"", {"Location": f"{hub.elsewhere}/cdn/{name}"})
@@ -70,6 +74,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(200, content)
         begin, end = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", span).groups())
         part = content[begin : end + 1]
+        if not part:
+            return self.answer(416, b"")
         told = f"bytes {begin + hub.lies}-{end}/{len(content)}"
         return self.answer(206, part, {"Content-Range": told})
 
@@ -183,6 +189,34 @@ def test_refusals_say_what_to_do(hub, status, said):
     hub.status = status
     with pytest.raises(UserError, match=said):
         thrifty.look(f"hf:{REPOSITORY}")
+
+
+def test_a_gated_repository_is_told_as_such_though_its_list_is_open(hub):
+    hub.gated = True
+    with pytest.raises(UserError, match="gated or not there.*403.*HF_TOKEN, and accept its terms"):
+        thrifty.look(f"hf:{REPOSITORY}")
+
+
+def test_an_empty_file_is_told_as_such(hub):
+    hub.files = {"model.safetensors": b""}
+    with pytest.raises(UserError, match="it has 0 bytes, and a header alone takes more"):
+        thrifty.look(f"hf:{REPOSITORY}")
+
+
+def test_a_server_that_is_silent_is_given_up_and_not_asked_again(hub, monkeypatch):
+    from huggingface_hub import constants
+
+    from thrifty.sources import ranged
+
+    monkeypatch.setattr(ranged, "PATIENCE_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(UserError, match="timed out.*give its path"):
+            thrifty.look(f"hf:{REPOSITORY}")
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_another_repository_is_not_there(hub):

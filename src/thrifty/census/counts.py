@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from thrifty import native
 from thrifty.sources import Stored
 
-CHUNK = 1 << 22
+CHUNK = 1 << 23
 """Bytes counted at a time."""
 TWICE = 1 << 20
 """The same where curves are wanted: bytes that stay in cache from one sweep to the next."""
@@ -114,9 +113,9 @@ def count(
     thresholds: Sequence[float],
     *,
     relative: bool = False,
+    spread: bool = True,
     curves: bool = True,
     pool: Executor | None = None,
-    ahead: int = 4,
 ) -> Counts:
     """Count a tensor in one pass, or in two where thresholds follow from its spread.
 
@@ -124,13 +123,17 @@ def count(
         stored: the tensor; ``quantised`` is not looked at.
         thresholds: of |w|, strict, at most 32.
         relative: count under ``t * std`` of the tensor as well.
+        spread: add up the elements and their squares, which doubles the time; without, and not
+            ``relative``, ``total`` and ``squares`` are NaN.
         curves: fill the histogram, which takes longer than all the rest.
         pool: where chunks are counted, several at a time; here if ``None``.
-        ahead: chunks in the pool at a time.
     """
-    one = partial(_counted, dtype=stored.dtype, thresholds=tuple(thresholds), curves=curves)
+    spread = spread or relative
+    one = partial(
+        _counted, dtype=stored.dtype, thresholds=tuple(thresholds), spread=spread, curves=curves
+    )
     total = empty(len(thresholds), relative)
-    for part in _mapped(one, _chunks(stored, TWICE if curves else CHUNK), pool, ahead):
+    for part in _mapped(one, _chunks(stored, TWICE if curves else CHUNK), pool):
         total = total + part
     if not relative or not total.count:
         return total
@@ -139,7 +142,7 @@ def count(
         return _with(total, tuple(0 for _ in thresholds))
     below = tuple(0 for _ in thresholds)
     again = partial(native.count_below, dtype=stored.dtype, thresholds=scaled)
-    for counts in _mapped(again, _chunks(stored, CHUNK), pool, ahead):
+    for counts in _mapped(again, _chunks(stored, CHUNK), pool):
         below = _added(below, counts)
     return _with(total, below)
 
@@ -158,8 +161,10 @@ def together(parts: Sequence[Counts]) -> Counts:
     return found
 
 
-def _counted(bits: NDArray[Any], dtype: str, thresholds: tuple[float, ...], curves: bool) -> Counts:
-    tally = native.tally(bits, dtype, thresholds)
+def _counted(
+    bits: NDArray[Any], dtype: str, thresholds: tuple[float, ...], spread: bool, curves: bool
+) -> Counts:
+    tally = native.tally(bits, dtype, thresholds, sums=spread)
     return Counts(
         tally.count,
         bits.nbytes,
@@ -175,26 +180,22 @@ def _counted(bits: NDArray[Any], dtype: str, thresholds: tuple[float, ...], curv
     )
 
 
-def _chunks(stored: Stored, nbytes: int) -> Iterator[NDArray[Any]]:
+def _chunks(stored: Stored, nbytes: int) -> Iterator[list[NDArray[Any]]]:
+    """The chunks of every piece."""
     for piece in stored.read():
         step = max(1, nbytes // piece.itemsize)
-        for start in range(0, len(piece), step):
-            yield piece[start : start + step]
+        yield [piece[start : start + step] for start in range(0, len(piece), step)]
 
 
 def _mapped(
-    function: Any, chunks: Iterator[NDArray[Any]], pool: Executor | None, ahead: int
+    function: Any, pieces: Iterator[list[NDArray[Any]]], pool: Executor | None
 ) -> Iterator[Any]:
-    """``function`` of each chunk, in order, no more than ``ahead`` chunks under way.
+    """``function`` of each chunk, in order.
 
-    A reader may let go of a piece when the next is asked for, so what is under way of one piece
-    is waited for first: a chunk keeps its piece alive, and pages let go of are read again.
+    All chunks of a piece are done before the next is asked for, when its reader lets go of it.
     """
-    if pool is None:
-        yield from map(function, chunks)
-        return
-    while several := list(islice(chunks, ahead)):
-        yield from pool.map(function, several)
+    for chunks in pieces:
+        yield from pool.map(function, chunks) if pool else map(function, chunks)
 
 
 def _added(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:

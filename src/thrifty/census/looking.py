@@ -33,6 +33,7 @@ def look(
     counted: Counted = "both",
     fold_bn: bool = False,
     relative: bool = False,
+    spread: bool = True,
     curves: bool = False,
     raw_integers: bool = False,
     threads: int | None = None,
@@ -54,6 +55,7 @@ def look(
             ``"both"`` weights and parameters.
         fold_bn: fold each batch normalisation into the weights before it first.
         relative: count under ``t * std`` of each tensor as well, in a second pass.
+        spread: find mean and standard deviation as well, which doubles the time.
         curves: count a histogram of |w| as well, of which the energy kept and the sizes of
             weights are drawn; it takes longer than all the rest.
         raw_integers: count quantised integers as they are stored, not what they stand for.
@@ -79,7 +81,7 @@ def look(
     conventions: tuple[Convention, ...] = (
         ("weights", "parameters") if counted == "both" else (counted,)
     )
-    how = _How(fold_bn, relative, curves, raw_integers)
+    how = _How(fold_bn, relative, spread, curves, raw_integers)
     networks: list[Network] = []
     failed: list[tuple[str, str]] = []
     with ExitStack() as stack:
@@ -101,6 +103,7 @@ def look(
 class _How(NamedTuple):
     fold_bn: bool
     relative: bool
+    spread: bool
     curves: bool
     raw_integers: bool
 
@@ -159,7 +162,14 @@ def _census(
         quantised += stored.quantised is not None
         seen = raw(stored) if how.raw_integers else dequantised(stored)
         several = pool if stored.nbytes > 2 * CHUNK else None
-        counts = count(seen, under, relative=how.relative, curves=how.curves, pool=several)
+        counts = count(
+            seen,
+            under,
+            relative=how.relative,
+            spread=how.spread,
+            curves=how.curves,
+            pool=several,
+        )
         looked.append(
             Tensor(
                 stored.name, stored.shape, _kind(stored, how.raw_integers), role, counts, counting

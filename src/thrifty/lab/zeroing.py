@@ -27,15 +27,15 @@ from thrifty.lab.steps import pick_device
 from thrifty.lab.store import Store
 from thrifty.lab.zeroed import Zeroing
 from thrifty.lab.zeroing_steps import LARGE_INPUT, STUDY, Study
-from thrifty.nets import NETS, architecture_of, file_of, resolve
+from thrifty.nets import NETS, architecture_of, count_macs, file_of, resolve
 from thrifty.registry import parse_spec
 from thrifty.training.loop import channels_last, derive
 
 Tell = Callable[[dict[str, Any]], None]
 
 UNDER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 5e-2, 0.1, 0.3, 1.0)
-LARGE_NET = 3_000_000
-"""Parameters; a network of more uses every core, as does one on large inputs."""
+LARGE_MACS = 5_000_000
+"""Multiply-adds; a network of more uses every core, as does one on large inputs."""
 
 
 def zero(
@@ -161,8 +161,7 @@ def _network(
 
 def _fitting_threads(model: nn.Module, data: Data) -> int:
     """1 for a small network, which more threads do not make faster, else every core."""
-    params = sum(p.numel() for p in model.parameters())
-    large = params > LARGE_NET or math.prod(data.shape) > LARGE_INPUT
+    large = math.prod(data.shape) > LARGE_INPUT or count_macs(model, data.shape) > LARGE_MACS
     return (os.cpu_count() or 1) if large else 1
 
 

@@ -14,9 +14,12 @@ def below(
     """How many magnitudes lie under each limit."""
 
 def tally(
-    target: str, dtype: str, data: NDArray[Any], limits: Sequence[int], threads: int
+    target: str, dtype: str, data: NDArray[Any], limits: Sequence[int], sums: bool, threads: int
 ) -> tuple[list[int], int, int, int, int, int, float, float]:
-    """Counts, zeros, negative zeros, infinities, NaN, largest magnitude, sum, sum of squares."""
+    """Counts, zeros, negative zeros, infinities, NaN, largest magnitude, sum, sum of squares.
+
+    Both sums are 0 if they are not asked for.
+    """
 
 def patterns(target: str, data: NDArray[Any], threads: int) -> list[int]:
     """How often each byte occurs."""

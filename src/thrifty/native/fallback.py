@@ -37,9 +37,12 @@ def below(bits: Bits, dtype: str, limits: Sequence[int]) -> list[int]:
 
 
 def tally(
-    bits: Bits, dtype: str, limits: Sequence[int]
+    bits: Bits, dtype: str, limits: Sequence[int], sums: bool
 ) -> tuple[list[int], int, int, int, int, int, float, float]:
-    """Counts under each limit, zeros, negative zeros, infinities, NaN; largest; both sums."""
+    """Counts under each limit, zeros, negative zeros, infinities, NaN; largest; both sums.
+
+    Both sums are 0 if they are not asked for.
+    """
     counts = [0] * len(limits)
     zeros = negative = infinite = nan = largest = 0
     total = squares = 0.0
@@ -61,10 +64,11 @@ def tally(
                 chunk = np.where(finite, chunk, chunk.dtype.type(0))
                 magnitudes = np.where(finite, magnitudes, magnitudes.dtype.type(0))
         largest = max(largest, int(magnitudes.max()))
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = _numbers(chunk, dtype)
-            total += _sum(values)
-            squares += _sum(values * values)
+        if sums:
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = _numbers(chunk, dtype)
+                total += _sum(values)
+                squares += _sum(values * values)
     return counts, zeros, negative, infinite, nan, largest, total, squares
 
 

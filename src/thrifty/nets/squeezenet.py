@@ -63,11 +63,11 @@ def squeezenet(
         if f"fire{number}" in POOLED:
             layers[f"pool{number}"] = nn.MaxPool2d(3, 2, ceil_mode=True)
     layers["dropout"] = nn.Dropout(0.5)
-    layers["conv_final"] = nn.Conv2d(outputs, classes, 1)
+    layers["conv_final"] = last = nn.Conv2d(outputs, classes, 1)
     layers["relu_final"] = nn.ReLU()
     layers["pool_final"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
     model = nn.Sequential(layers)
     initialise(model)
-    nn.init.normal_(model.conv_final.weight, std=0.01)
+    nn.init.normal_(last.weight, std=0.01)
     return model

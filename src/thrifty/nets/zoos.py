@@ -44,7 +44,7 @@ def from_torchvision(spec: Spec, classes: int | None, shape: tuple[int, ...] | N
     models = import_torchvision().models
     if spec.name not in models.list_models():
         raise _unknown("torchvision", spec.name)
-    options = dict(spec.options)
+    options: dict[str, Any] = dict(spec.options)
     weights = options.get("weights")
     if weights is not None:
         try:

@@ -2,8 +2,8 @@
 
 A server answers a request for a range with 206 and says which range it sends; anything else is an
 error, for a server that ignores the range would send the whole file.  A connection that breaks is
-taken up again where it broke.  Whoever a server redirects to on another host is not told the
-token.
+taken up again where it broke; a server that is silent for 10 s is given up.  Whoever a server
+redirects to on another host, or without encryption, is not told the token.
 """
 
 import http.client
@@ -64,7 +64,7 @@ class Web:
                 break
             except (OSError, http.client.HTTPException) as error:
                 self.close()
-                if attempt + 1 == TRIES:
+                if attempt + 1 == TRIES or isinstance(error, TimeoutError):
                     raise _unreachable(url, error) from None
         if len(content) > MOST_TEXT:
             self.close()
@@ -74,8 +74,12 @@ class Web:
     def size(self, url: str) -> int:
         """Bytes of the file at ``url``, learnt by asking for its first."""
         size = 0
-        for _ in self.part(url, 0, 1):
-            size = self._total
+        try:
+            for _ in self.part(url, 0, 1):
+                size = self._total
+        except Refused as error:
+            if error.status != 416:  # an empty file has no first byte
+                raise
         return size
 
     def part(self, url: str, begin: int, end: int) -> Iterator[bytes]:
@@ -83,7 +87,7 @@ class Web:
 
         Raises:
             UserError: the server cannot be reached, does not answer ranged reads, sends another
-                range, or breaks off three times without sending more.
+                range, is silent, or breaks off three times without sending more.
         """
         at, failures = begin, 0
         while at < end:
@@ -100,7 +104,7 @@ class Web:
             if at < end:
                 self.close()
                 failures = 0 if at > before else failures + 1
-                if failures == TRIES:
+                if failures == TRIES or (failures and isinstance(reason, TimeoutError)):
                     raise _unreachable(url, reason) from None
 
     def close(self) -> None:
@@ -131,12 +135,12 @@ class Web:
 
     def _get(self, url: str, more: Mapping[str, str]) -> Answer:
         headers = {"accept-encoding": "identity", **self._headers, **more}
-        home = urlsplit(url).netloc
+        home = url
         for _ in range(REDIRECTS + 1):
             place = urlsplit(url)
             if place.scheme not in ("http", "https") or not place.hostname:
                 raise UserError(f"{url!r} is no address of a web server")
-            if place.netloc != home:
+            if not same_origin(home, url):
                 headers.pop("authorization", None)
             response = self._send(place, headers)
             if response.status in (301, 302, 303, 307, 308):
@@ -164,6 +168,16 @@ class Web:
             if kept is None:
                 raise
         return self._send(place, headers)  # a kept connection may have been closed meanwhile
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Whether what the server of ``one`` is told may be told that of ``other``.
+
+    Example:
+        >>> same_origin("https://hub/a", "https://hub/b"), same_origin("https://hub", "http://hub")
+        (True, False)
+    """
+    return urlsplit(one)[:2] == urlsplit(other)[:2]
 
 
 def _connect(place: SplitResult) -> http.client.HTTPConnection:

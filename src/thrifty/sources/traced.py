@@ -61,7 +61,7 @@ def norms_of(module: "nn.Module", names: Collection[str]) -> tuple[Norm, ...] | 
             continue
         before = node.args[0] if node.args else None
         layer = paths.get(before)
-        if layer is None or len(before.users) > 1 or len(calls[layer]) > 1:
+        if before is None or layer is None or len(before.users) > 1 or len(calls[layer]) > 1:
             continue
         pair = _pair(layer, modules[layer], path, modules[path])
         if pair is not None and pair.weight in names:

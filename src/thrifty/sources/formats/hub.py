@@ -78,7 +78,10 @@ def _remote(web: Web, hub: Any, repository: str, file: str, revision: str, label
     nbytes = 0
     for shard in shards:
         url = _url(hub, repository, commit, shard)
-        found, metadata, size = _file(web, url)
+        try:
+            found, metadata, size = _file(web, url)
+        except Refused as error:  # of a gated repository the list is open and the files are not
+            raise _refusal(repository, revision, error) from None
         _check_shard(shard, index, found)
         tensors += found
         claims |= metadata

@@ -5,6 +5,7 @@ downloads.  Keras runs on whatever backend it is set to; where nothing is set, o
 there.  Files that Keras wrote are read without it, see :mod:`thrifty.sources.formats.keras`.
 """
 
+import importlib
 import inspect
 import os
 import random
@@ -20,7 +21,7 @@ import numpy as np
 from thrifty.errors import UnknownName, UserError
 from thrifty.registry import Spec, call_spec, parse_spec, suggest
 from thrifty.sources import BITS, PIECE, SOURCES, Norm, Reader, Source, Stored
-from thrifty.sources.formats.networks import DTYPES, SEED, pieces
+from thrifty.sources.formats.networks import DTYPES, RANDOM, SEED, pieces
 from thrifty.sources.keras_config import epsilon, everything, model_of
 from thrifty.sources.keras_names import out_axis, role_of
 from thrifty.sources.stored import Bits
@@ -63,7 +64,8 @@ def of_model(model: Any, label: str, pretrained: bool) -> Source:
     variables = {str(v.path): v for v in model.weights}
     odd = {path: str(v.dtype) for path, v in variables.items() if str(v.dtype) not in DTYPES}
     tensors = {path: _stored(path, v, kinds) for path, v in variables.items() if path not in odd}
-    notes = [] if pretrained else [f"random weights as built (no training); ask for {ASKED}"]
+    published = "published weights of Keras, imagenet"
+    notes = [published if pretrained else f"{RANDOM}; ask for {ASKED}"]
     if odd:
         notes.append(f"left out, for their dtypes cannot be counted: {', '.join(odd)}")
     return Source(
@@ -72,7 +74,6 @@ def of_model(model: Any, label: str, pretrained: bool) -> Source:
         tensors=tuple(tensors.values()),
         notes=tuple(notes),
         norms=_norms(said.pairs, tensors) if said else None,
-        claims={"weights": "imagenet"} if pretrained else {},
     )
 
 
@@ -81,7 +82,7 @@ def _keras() -> Any:
     if "keras" not in sys.modules:
         os.environ.setdefault("KERAS_BACKEND", "torch")
     try:
-        import keras
+        keras = importlib.import_module("keras")
     except ModuleNotFoundError as error:
         if error.name == "keras":
             raise UserError(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SEED = 0
 """Of the weights that are drawn, so that a look at them is the same every time."""
 
+RANDOM = "random weights as built (no training)"
+
 DTYPES = {
     "float64": "F64",
     "float32": "F32",
@@ -73,8 +75,8 @@ def open_network(text: str) -> Source:
         torch.manual_seed(SEED)
         module = build(text, None, None)
     source = of_module(module, text)
-    kind, note, claims = _origin(text)
-    return replace(source, kind=kind, notes=(*note, *source.notes), claims=claims)
+    kind, notes = _origin(text)
+    return replace(source, kind=kind, notes=(*notes, *source.notes))
 
 
 def of_module(module: "nn.Module", label: str) -> Source:
@@ -112,29 +114,28 @@ def of_module(module: "nn.Module", label: str) -> Source:
     )
 
 
-def _origin(text: str) -> tuple[str, tuple[str, ...], dict[str, str]]:
-    """Where the weights come from: the kind of source, notes, claims."""
+def _origin(text: str) -> tuple[str, tuple[str, ...]]:
+    """The kind of source, and whether its weights are random or published."""
     from thrifty.registry import parse_spec
 
     spec = parse_spec(text)
     zoo, colon, name = spec.name.partition(":")
     if zoo in PUBLISHED:
         option, written = PUBLISHED[zoo]
-        if spec.options.get(option):
-            return zoo, (), {"weights": _published(zoo, name, str(spec.options[option]))}
-        return zoo, (f"random weights as built (no training); ask for {written}",), {}
-    if colon:
-        return "factory", (), {}
-    return "network", ("random weights as built (no training); give a file to look at others",), {}
+        asked = spec.options.get(option)
+        note = _published(zoo, name, str(asked)) if asked else f"{RANDOM}; ask for {written}"
+        return zoo, (note,)
+    return ("factory", ()) if colon else ("network", (f"{RANDOM}; give a file to look at others",))
 
 
 def _published(zoo: str, name: str, asked: str) -> str:
-    """What the weights are called that stand behind ``DEFAULT``."""
+    """Which weights those are that were asked for; ``DEFAULT`` stands for others in time."""
     if zoo != "torchvision":
-        return "pretrained"
+        return f"published weights of {zoo}"
     from thrifty._compat import import_torchvision
 
-    return str(import_torchvision().models.get_model_weights(name)[asked].name)
+    weights = import_torchvision().models.get_model_weights(name)[asked]
+    return f"published weights of torchvision, {weights.name}"
 
 
 def _check_memory(tensors: "dict[str, Tensor]", label: str) -> None:
@@ -231,7 +232,7 @@ def pieces(x: "Tensor") -> Iterator[Bits]:
         yield _array(x.cpu().contiguous().resolve_neg().view(-1), bits)
         return
     rows = max(step * len(x) // x.numel(), 1)
-    for part in x.split(rows):
+    for part in torch.split(x, rows):
         yield _array(part.cpu().contiguous().resolve_neg().view(-1), bits)
 
 
