@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from thrifty.errors import UserError
 from thrifty.census.recipe import make_look
+from thrifty.errors import UserError
 from thrifty.lab.chains import Chains
 from thrifty.lab.recipe import Recipe, identity, make, overridden, read, shipped, values_of
 from thrifty.lab.store import Store
