@@ -115,3 +115,20 @@ def test_a_network_without_normalisation_is_as_it_is(stored):
     kept, note = folded(source)
     assert kept == source.tensors
     assert "no batch normalisation" in note
+
+
+def test_without_statistics_a_numbered_normalisation_is_known_by_its_convolution(stored):
+    def norm(base: str, count: int) -> tuple:
+        ones = np.ones(count, np.float32)
+        return stored(f"{base}.weight", ones), stored(f"{base}.bias", ones)
+
+    tensors = (
+        stored("conv1.weight", np.ones((2, 1, 3, 3), np.float32)),
+        *norm("bn1", 2),
+        stored("downsample.0.weight", np.ones((4, 2, 1, 1), np.float32)),
+        *norm("downsample.1", 4),
+        stored("head.0.weight", np.ones((3, 4), np.float32)),
+        *norm("head.1", 3),  # after a linear layer it may be of another kind
+    )
+    _, note = folded(Source("net", "test", tensors))
+    assert note == "batch normalisation folded into 2 of 2 layers"

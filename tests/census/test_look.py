@@ -113,6 +113,7 @@ def test_quantised_integers_are_counted_as_numbers_or_as_stored(tmp_path):
     assert integers["under_0.5"] == 0.25
     assert numbers["dtype"] == "I8*"
     assert integers["largest"] == 100
+    assert numbers["bytes"] == integers["bytes"] == 4
 
 
 def test_a_census_shows_itself(conv_net):

@@ -72,12 +72,20 @@ def _bases(known: Mapping[str, Stored]) -> list[str]:
     ends = "|".join(_MEANS)
     bases = [re.sub(rf"({ends})(:0)?$", "", n) for n in known if re.search(rf"({ends})(:0)?$", n)]
     if not bases:
-        for name, stored in known.items():
-            base = re.sub(r"(weight|gamma)$", "", name)
-            named = re.search(r"(bn|batch_?norm)[\d_]*[._/]?$", base, re.IGNORECASE)
-            if base != name and named and len(stored.shape) == 1:
-                bases.append(base)
+        flat = [n for n, stored in known.items() if len(stored.shape) == 1]
+        scales = {re.sub(r"(weight|gamma)$", "", n) for n in flat if n.endswith(_SCALES)}
+        named = {b for b in scales if re.search(r"(bn|batch_?norm)[\d_]*[._/]?$", b, re.IGNORECASE)}
+        bases = [
+            b for b in sorted(scales) if b in named or (named and _follows_convolution(b, known))
+        ]
     return list(dict.fromkeys(bases))
+
+
+def _follows_convolution(base: str, known: Mapping[str, Stored]) -> bool:
+    """Whether it is called by a number, and the number before it is a convolution."""
+    return base[:-1].rpartition(base[-1:])[2].isdigit() and any(
+        name in known and len(known[name].shape) > 2 for name in _before(base)
+    )
 
 
 def _norm(base: str, known: Mapping[str, Stored]) -> Norm:

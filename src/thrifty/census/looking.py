@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -170,11 +171,9 @@ def _census(
             curves=how.curves,
             pool=several,
         )
-        looked.append(
-            Tensor(
-                stored.name, stored.shape, _kind(stored, how.raw_integers), role, counts, counting
-            )
-        )
+        kind = _kind(stored, how.raw_integers)
+        counts = replace(counts, nbytes=stored.nbytes)  # not those of what it was turned into
+        looked.append(Tensor(stored.name, stored.shape, kind, role, counts, counting))
     if not looked:
         raise UserError(
             f"{source.label} has {len(source.tensors)} tensors and none that counts as "
