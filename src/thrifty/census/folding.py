@@ -18,6 +18,7 @@ from thrifty.sources import Norm, Source, Stored
 _MEANS = ("running_mean", "moving_mean")
 _VARIANCES = ("running_var", "moving_variance", "moving_var")
 _SCALES, _SHIFTS = ("weight", "gamma"), ("bias", "beta")
+_CALLED = re.compile(r"(bn|batch_?norm)[\d_]*[._/]?$", re.IGNORECASE)
 _LISTED = 4
 
 
@@ -74,10 +75,9 @@ def _bases(known: Mapping[str, Stored]) -> list[str]:
     if not bases:
         flat = [n for n, stored in known.items() if len(stored.shape) == 1]
         scales = {re.sub(r"(weight|gamma)$", "", n) for n in flat if n.endswith(_SCALES)}
-        named = {b for b in scales if re.search(r"(bn|batch_?norm)[\d_]*[._/]?$", b, re.IGNORECASE)}
-        bases = [
-            b for b in sorted(scales) if b in named or (named and _follows_convolution(b, known))
-        ]
+        named = {b for b in scales if _CALLED.search(b)}
+        more = {b for b in scales if named and _follows_convolution(b, known)}
+        bases = sorted(named | more)
     return list(dict.fromkeys(bases))
 
 
