@@ -180,16 +180,18 @@ void test_counts(const Kernels& kernels, Type type, std::size_t count, std::size
   const auto t = static_cast<int>(type);
   const auto below = count_below(kernels, type, memory.view(), limits, threads);
   expect(below == right.under, "below", kernels, t, count, offset, special, limit_count);
-  const Tally all = count_all(kernels, type, memory.view(), limits, threads);
-  expect(all.under == right.under, "under", kernels, t, count, offset, special, limit_count);
-  expect(all.found.zeros == right.found.zeros, "zeros", kernels, t, count, offset);
-  expect(all.found.negative_zeros == right.found.negative_zeros, "-0", kernels, t, count, offset);
-  expect(all.found.infinite == right.found.infinite, "infinite", kernels, t, count, offset);
-  expect(all.found.nan == right.found.nan, "nan", kernels, t, count, offset);
-  expect(all.found.largest == right.found.largest, "largest", kernels, t, count, offset);
-  expect(same(all.total, right.total), "total", kernels, t, count, all.total, right.total);
-  expect(same(all.squares, right.squares), "squares", kernels, t, count, all.squares,
-         right.squares);
+  for (const bool sums : {true, false}) {
+    const Tally all = count_all(kernels, type, memory.view(), limits, sums, threads);
+    expect(all.under == right.under, "under", kernels, t, count, offset, special, limit_count);
+    expect(all.found.zeros == right.found.zeros, "zeros", kernels, t, count, offset);
+    expect(all.found.negative_zeros == right.found.negative_zeros, "-0", kernels, t, count, offset);
+    expect(all.found.infinite == right.found.infinite, "infinite", kernels, t, count, offset);
+    expect(all.found.nan == right.found.nan, "nan", kernels, t, count, offset);
+    expect(all.found.largest == right.found.largest, "largest", kernels, t, count, offset);
+    const double total = sums ? right.total : 0.0, squares = sums ? right.squares : 0.0;
+    expect(same(all.total, total), "total", kernels, t, count, all.total, total);
+    expect(same(all.squares, squares), "squares", kernels, t, count, all.squares, squares);
+  }
   expect(count_octaves(kernels, type, memory.view(), threads) == octaves, "octaves", kernels, t,
          count, offset);
 }
