@@ -88,7 +88,7 @@ def look(
         fold_bn=fold_bn,
         relative=relative,
         spread=json,
-        curves=html is not None,
+        curves=json or html is not None,
         raw_integers=raw,
         threads=threads,
     )

@@ -103,6 +103,15 @@ def test_the_json_has_every_tensor_and_no_nan(tmp_path):
     assert values["networks"][0]["under_0.1"] is None
 
 
+def test_the_json_has_the_curves_where_they_were_counted(conv_net):
+    assert thrifty.look(conv_net).to_dict()["curves"] == []
+    weights, parameters = thrifty.look(conv_net, curves=True).to_dict()["curves"]
+    assert (weights["counted"], parameters["counted"]) == ("weights", "parameters")
+    assert weights["energy"][-1] == pytest.approx(1)
+    assert len(weights["kept"]) == len(weights["energy"])
+    assert len(weights["from"]) == len(weights["share_a_decade"])
+
+
 def test_quantised_integers_are_counted_as_numbers_or_as_stored(tmp_path):
     path = tmp_path / "net.safetensors"
     w = np.int8([[-100, 1], [0, 100]])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thrifty.census.counts import Counts, empty, together
+from thrifty.census.curves import decades, energy
 from thrifty.census.roles import CONVENTIONS, Convention
 from thrifty.census.words import amount, percent, share_text, threshold
 from thrifty.shown import Shown, html_table
@@ -123,6 +124,7 @@ class Census(Shown):
             "under": list(self.under),
             "networks": self.to_rows(),
             "tensors": self.layers(),
+            "curves": self._curves(),
             "notes": {n.label: list(n.notes) for n in self.networks if n.notes},
             "failed": dict(self.failed),
         }
@@ -169,6 +171,22 @@ class Census(Shown):
 
     def _repr_html_(self) -> str:
         return html_table(self.table())
+
+    def _curves(self) -> list[dict[str, Any]]:
+        """Points of the curve of energy and bins of |w| of each network, if they were counted."""
+        found = []
+        for network, convention in self._pairs():
+            counts = self.counted(network, convention)
+            if counts.octaves is None:
+                continue
+            kept, held = energy(counts)
+            low, high, density = decades(counts)
+            found.append(
+                {"network": network.label, "counted": convention}
+                | {"kept": kept.tolist(), "energy": held.tolist()}
+                | {"from": low.tolist(), "to": high.tolist(), "share_a_decade": density.tolist()}
+            )
+        return found
 
     def _pairs(self) -> Iterator[tuple[Network, Convention]]:
         for network in self.networks:
