@@ -86,6 +86,10 @@ COMMANDS = [
     ["datasets"],
     ["recipes"],
     ["recipes", "copy"],
+    ["sources"],
+    ["look"],
+    ["look", "zero"],
+    ["look", "compare"],
 ]
 
 
@@ -393,7 +397,7 @@ WRONG = {
     "weights a folder": ([*LENET, "--weights", "other"], "other is a folder"),
     "short weights": ([*LENET, "--weights", "short.pt"], "short.pt .*damaged or cut short"),
     "empty weights": ([*LENET, "--weights", "empty.pt"], "empty.pt is empty"),
-    "text for weights": ([*LENET, "--weights", "text.pt"], "text.pt .*damaged or cut short"),
+    "text for weights": ([*LENET, "--weights", "text.pt"], "text.pt .*damaged or another's"),
     "bare pickle": ([*LENET, "--weights", "pickle.pt"], "pickle.pt is refused: .*execute code"),
     "weights that run": ([*LENET, "--weights", "evil.pt"], "evil.pt is refused: .*execute code"),
     "short safetensors": ([*LENET, "--weights", "short.safetensors"], "no whole safetensors file"),

@@ -91,8 +91,15 @@ def look(
         curves=json or html is not None,
         raw_integers=raw,
         threads=threads,
+        tell=_tell,
     )
     show(census, per_layer, html, json)
+
+
+def _tell(event: dict[str, Any]) -> None:
+    """Say what is being read, to whoever watches a terminal."""
+    if sys.stderr.isatty():
+        print(f"looking at {event['source']}", file=sys.stderr)
 
 
 def show(census: Any, per_layer: bool, html: Path | None, json: bool) -> None:

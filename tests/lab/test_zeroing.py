@@ -245,6 +245,16 @@ def some_data(train: int, same: bool = False) -> Data:
     return Data("toy", first, test, 10, (0.5,), (0.3,))
 
 
+def test_statistics_that_were_folded_are_not_taken_anew(model, tmp_path):
+    """The weights are divided by the deviation already; new statistics would do it once more."""
+    net = copy.deepcopy(model)
+    net[2].reset_running_stats()
+    found = zero(net, DATA, under=[0.1], out=tmp_path)
+    assert [row.recalibrated for row in found.rows] == [None, None]
+    (note,) = found.notes
+    assert "mean 0 and variance 1" in note
+
+
 @pytest.mark.parametrize("train", [20, 40])
 def test_statistics_of_the_test_inputs_themselves_are_told_of(model, tmp_path, train):
     found = zero(model, some_data(train, same=train == 40), under=0.1, out=tmp_path)

@@ -9,6 +9,7 @@ second is reported.  The file of the case that runs is left behind if the proces
 """
 
 import argparse
+import functools
 import io
 import json
 import random
@@ -168,6 +169,7 @@ SAMPLES: dict[str, tuple[Callable[[], bytes], ...]] = {
 """Small valid files by suffix; one that needs a package that is not installed is passed over."""
 
 
+@functools.cache  # old pickles hold addresses, so that two are seldom of one length
 def samples_of(suffix: str) -> list[bytes]:
     """The samples of a suffix, none if a package is missing."""
     try:

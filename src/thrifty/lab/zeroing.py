@@ -30,6 +30,7 @@ from thrifty.lab.zeroing_steps import LARGE_INPUT, STUDY, Study
 from thrifty.nets import NETS, architecture_of, count_macs, file_of, resolve
 from thrifty.registry import parse_spec
 from thrifty.training.loop import channels_last, derive
+from thrifty.training.recovery import with_statistics
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -113,7 +114,7 @@ def zero(
             "keep": list(keep),
             "seed": seed,
         }
-        study = Study(network, loaded, store, now)
+        study = Study(network, loaded, store, now, _untrained(model, weights))
         about = _begin(study, now, thresholds, _notes(model, weights, study), count)
         rows = study.rows(about["under"], thresholds, tell)
     return Zeroing(
@@ -223,7 +224,12 @@ def _notes(
     train: Any = data.train
     if _untrained(model, weights):
         found.append("No weights were given: this network is as it was drawn, untrained.")
-    if not study.norms:
+    if study.folded and with_statistics(study.model):
+        found.append(
+            "The running statistics of the network are mean 0 and variance 1: they were folded "
+            "into its weights, or never measured, so new ones were not taken."
+        )
+    elif not study.norms:
         found.append(
             "The network has no batch normalisation with running statistics, so there is nothing "
             "to recalibrate."

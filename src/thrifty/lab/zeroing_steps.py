@@ -26,7 +26,7 @@ from thrifty.lab.store import Step, Store
 from thrifty.lab.zeroed import Outcome, Zeroed
 from thrifty.pruning.layers import prunable
 from thrifty.pruning.small import not_kept, spread, zero_under
-from thrifty.training.recovery import recalibrate, with_statistics
+from thrifty.training.recovery import recalibrate, were_measured, with_statistics
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -41,7 +41,14 @@ JUDGED = 300_000
 class Study:
     """The network of a study, its data, and its steps on disk."""
 
-    def __init__(self, model: nn.Module, data: Data, store: Store, now: Mapping[str, Any]):
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        store: Store,
+        now: Mapping[str, Any],
+        drawn: bool = False,
+    ):
         self.model, self.data, self.store, self.now = model, data, store, now
         weights = prunable(model)
         self.tensors: dict[str, nn.Parameter] = (
@@ -49,7 +56,8 @@ class Study:
         )
         self.cut = not_kept(self.tensors, now["keep"])
         self.digest = _digest(model)
-        self.norms = with_statistics(model)
+        self.folded = not drawn and not were_measured(with_statistics(model))
+        self.norms = [] if self.folded else with_statistics(model)
         self.large = math.prod(data.shape) > LARGE_INPUT
         if now["relative"]:
             self.scales = {name: spread(p) for name, p in self.cut.items()}

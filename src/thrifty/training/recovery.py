@@ -1,7 +1,7 @@
 """What repairs a network after a cut: a learning rate fit for the damage, fresh BN statistics."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +110,19 @@ def with_statistics(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
         for m in model.modules()
         if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
     ]
+
+
+def were_measured(norms: Sequence[nn.modules.batchnorm._BatchNorm]) -> bool:
+    """Whether any running statistics differ from those of a new network, mean 0 and variance 1.
+
+    Weights into which the statistics were folded come with such: what they were measured on is
+    divided out already, and new statistics would divide once more.
+    """
+    return any(
+        bool((norm.running_mean != 0).any()) or bool((norm.running_var != 1).any())
+        for norm in norms
+        if norm.running_mean is not None and norm.running_var is not None
+    )
 
 
 @torch.no_grad()
