@@ -3,6 +3,9 @@
 Question: what does ``thrifty look`` of a 4 GB safetensors file cost over reading the file?
 Run:      python benchmarks/census_file.py [--gigabytes 4] [--threads 1 2]
 
+Last:     1.0 times reading on one thread, 0.75 on two; with the standard deviation 1.7 and
+          1.26; 59 MB resident; 4.29 GB, 8 thresholds, 2026-11-21 (README.md)
+
 The file is written first and is in the page cache.  Reading it is one thread that reads it in
 pieces of 1 MiB into one buffer; counting it is the whole of ``thrifty.look`` with eight
 thresholds: shares, zeros, what is not finite, the largest; with and without the standard
