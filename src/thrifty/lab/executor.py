@@ -129,8 +129,9 @@ class Processes:
                             raise error
                         yield index, error if error is not None else future.result()
             finally:
-                if futures:
-                    post.stop()
+                # Also when all is done: a worker that was killed while it waited for work took the
+                # lock of the queue along, and the others would wait for it, and we for them.
+                post.stop()
                 pool.shutdown(wait=True, cancel_futures=True)
             post.read(tell)
 
