@@ -537,13 +537,17 @@ def started(folder: Path, *more: str):
     """A long run in a process group of its own, at work on its first networks."""
     long = ["--seeds", "2", "--epochs", "1", "--train-epochs", "150", "--sparsity", ".5"]
     more = (*long, "--set", "machine.checkpoint_seconds=0", "random=false", "control=false", *more)
-    running = subprocess.Popen(
-        [sys.executable, "-m", "thrifty", "prune", NET, "--data", DIGITS, *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background
+    try:  # ignore it, and what they start would too
+        running = subprocess.Popen(
+            [sys.executable, "-m", "thrifty", "prune", NET, "--data", DIGITS, *more],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, ours)
     try:
         while not list(folder.glob("steps/*/checkpoint.pt")):
             assert running.poll() is None, running.communicate()
