@@ -14,6 +14,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from thrifty.census import Census, Comparison, compare, look
+    from thrifty.channels.finding import groups
+    from thrifty.channels.groups import Group, Groups
+    from thrifty.channels.shrinking import shrink
     from thrifty.data import Data, load_data
     from thrifty.errors import UserError
     from thrifty.lab.front import Front
@@ -35,6 +38,8 @@ _HOMES = {
     "Comparison": "thrifty.census",
     "Data": "thrifty.data",
     "Front": "thrifty.lab.front",
+    "Group": "thrifty.channels.groups",
+    "Groups": "thrifty.channels.groups",
     "Masks": "thrifty.pruning",
     "Measurement": "thrifty.lab.measure",
     "Plan": "thrifty.training.plan",
@@ -47,6 +52,7 @@ _HOMES = {
     "criterion": "thrifty.pruning",
     "cut": "thrifty.pruning",
     "freeze": "thrifty.pruning",
+    "groups": "thrifty.channels.finding",
     "load": "thrifty.pack",
     "load_data": "thrifty.data",
     "look": "thrifty.census",
@@ -58,6 +64,7 @@ _HOMES = {
     "resolve": "thrifty.nets",
     "run": "thrifty.lab.run",
     "save": "thrifty.pack",
+    "shrink": "thrifty.channels.shrinking",
     "train": "thrifty.training.loop",
 }
 
@@ -67,6 +74,8 @@ __all__ = [
     "Comparison",
     "Data",
     "Front",
+    "Group",
+    "Groups",
     "Masks",
     "Measurement",
     "Plan",
@@ -80,6 +89,7 @@ __all__ = [
     "criterion",
     "cut",
     "freeze",
+    "groups",
     "load",
     "load_data",
     "look",
@@ -91,6 +101,7 @@ __all__ = [
     "resolve",
     "run",
     "save",
+    "shrink",
     "train",
 ]
 
