@@ -1,7 +1,9 @@
 """``thrifty look`` as its users meet it."""
 
 import json
+import os
 import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -96,12 +98,35 @@ def test_one_bad_file_of_a_folder_is_named_and_the_others_are_reported(net, caps
         (["look", "none.safetensors"], "there is no file"),
         (["look", "lenet", "--under", "0"], "above 0"),
         (["look", "resnet21"], "resnet20"),
+        (["look", "lenet", "--under", "inf"], "above 0"),
+        (["look", "lenet", "--threads", "0"], "1 or more"),
         (["look", "compare", "lenet"], "B"),
     ],
 )
 def test_mistakes_are_told(arguments, said, capsys):
     assert ended(*arguments) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["look"], ["look", "compare", "lenet"]])
+def test_a_page_is_not_written_over_a_network(command, net, capsys):
+    before = net.read_bytes()
+    assert ended(*command, net, "--html", net) == 2
+    assert "name a page" in capsys.readouterr().err
+    assert net.read_bytes() == before
+
+
+def test_a_terminal_of_few_letters_and_none_at_all_are_printed_to(net):
+    named = net.rename(net.with_name("n\xfct.safetensors"))
+    code = "import sys; from thrifty.cli import main; {}main(['look', sys.argv[1]])"
+    for before, out in (("", rb"n\xfct"), ("sys.stdout = None; ", b"")):
+        run = subprocess.run(
+            [sys.executable, "-c", code.format(before), named],
+            capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        )
+        assert (run.returncode, run.stderr) == (0, b"")
+        assert out in run.stdout
 
 
 def test_a_pickle_with_code_is_refused(tmp_path, capsys):

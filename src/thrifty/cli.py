@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -290,6 +291,8 @@ for _listing in (criteria, methods, allocations, nets, datasets, sources, recipe
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; whatever ends it early is told in a line, see ``thrifty.endings``."""
     said = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, TextIOWrapper):  # it may be closed, or know few letters
+        sys.stdout.reconfigure(errors="backslashreplace")
     stopped: list[int] = []
 
     def stop(number: int, _: object) -> None:
@@ -301,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             signal.signal(number, stop)
     try:
         app(arguments, exit_on_error=False, print_error=False)
-        sys.stdout.flush()
+        print(end="", flush=True)
     except (CycloptsError, KeyboardInterrupt, UserError, OSError) as error:
         end(error, said)
     except Exception:  # what an import makes of being stopped

@@ -79,6 +79,7 @@ def look(
     """
     from thrifty.census import look as look_at
 
+    _check_page(html)
     if weights_only and all:
         raise UserError("--weights-only and --all exclude each other; leave one out")
     census = look_at(
@@ -102,6 +103,12 @@ def _tell(event: dict[str, Any]) -> None:
         print(f"looking at {event['source']}", file=sys.stderr)
 
 
+def _check_page(html: Path | None) -> None:
+    """Refuse a page called otherwise: it could be written over the network that is looked at."""
+    if html is not None and html.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--html is {str(html)!r}; name a page, such as look.html")
+
+
 def show(census: Any, per_layer: bool, html: Path | None, json: bool) -> None:
     """Print a census, write its page, and end with 1 if a source could not be read."""
     if json:
@@ -119,7 +126,7 @@ def show(census: Any, per_layer: bool, html: Path | None, json: bool) -> None:
         beside = f", and {len(written) - 1} pictures beside it" if written[1:] else ""
         print(f"{written[0]}{beside}", file=sys.stderr if json else sys.stdout)
     if census.failed:
-        sys.stdout.flush()
+        print(end="", flush=True)
         reasons = "\n".join(f"{label}: {why}" for label, why in census.failed)
         raise Unfinished(f"not read:\n{reasons}")
 
@@ -141,6 +148,7 @@ def compare(a: str, b: str, /, *, all: Flag = False, html: Html = None, json: Js
     """
     from thrifty.census import compare as compare_them
 
+    _check_page(html)
     found = compare_them(a, b, counted="all" if all else "weights")
     if json:
         print(to_json(found.to_dict()))

@@ -97,6 +97,18 @@ def columns(rows: Mapping[str, str]) -> str:
     return "\n".join(f"{name:{width}}{text}".rstrip() for name, text in rows.items())
 
 
+def printable(text: str) -> str:
+    r"""``text`` with what a terminal would obey, or cannot show, written as an escape.
+
+    Names come out of files of anybody, and may hold line ends and terminal commands.
+
+    Example:
+        >>> printable("fc" + chr(27) + "[2J.weight")
+        'fc\\x1b[2J.weight'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def to_json(value: Any) -> str:
     """JSON that any reader takes: it knows no NaN and no infinity, which become null.
 

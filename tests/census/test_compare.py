@@ -61,6 +61,19 @@ def test_zeros_have_no_angle(pair):
     assert found.table()[0]["cosine"] == ""
 
 
+def test_what_is_not_finite_has_no_angle_and_no_warning(pair):
+    found = pair({"fc.weight": [[math.inf, 1]]}, {"fc.weight": [[math.inf, 0]]})
+    assert math.isnan(found.whole.cosine)
+    assert found.whole.jaccard == 0.5
+
+
+def test_files_of_one_name_are_told_apart(conv_net, tmp_path):
+    other = tmp_path / "net.npz"
+    np.savez(other, **{"fc.weight": np.ones((2, 2), np.float32)})
+    found = thrifty.compare(conv_net, other)
+    assert (found.label_a, found.label_b) == ("net.safetensors", "net.npz")
+
+
 def test_networks_without_a_name_in_common_are_refused(pair):
     with pytest.raises(UserError, match=r"no weights of one name.*a\.weight.*b\.weight"):
         pair({"a.weight": [[1.0]]}, {"b.weight": [[1.0]]})

@@ -32,7 +32,10 @@ def test_zeros_hold_no_energy(stored):
 
 
 def test_nothing_and_zeros_alone_have_no_curve(stored):
-    assert energy(count(stored("w", np.zeros(5, np.float32)), [1.0]))[0].size == 0
+    for value in (0, np.inf, np.nan):
+        w = stored("w", np.full(5, value, np.float32))
+        for spread in (True, False):
+            assert energy(count(w, [1.0], spread=spread))[0].size == 0
     assert np.isnan(needed(count(stored("w", np.empty(0, np.float32)), [1.0]), 0.5))
 
 

@@ -62,10 +62,63 @@ def test_only_bad_sources_are_an_error(tmp_path):
         thrifty.look(tmp_path / "none.npz")
 
 
-@pytest.mark.parametrize("under", [[], [0], [-1], [float("nan")], [True], [0.1] * 33])
+@pytest.mark.parametrize(
+    "under", [[], [0], [-1], [math.nan], [math.inf], [True], [0.1] * 33, ["a"], [None], "1"]
+)
 def test_thresholds_that_are_none_are_refused(conv_net, under):
     with pytest.raises(UserError, match="threshold"):
         thrifty.look(conv_net, under=under)
+
+
+def test_thresholds_that_differ_a_little_have_figures_of_their_own(tmp_path):
+    save_file({"w": np.array([[0.1, 0.5]])}, tmp_path / "net.safetensors")
+    census = thrifty.look(tmp_path, under=[0.1, 0.10000001, 0.1], counted="weights")
+    (row,) = census.to_rows()
+    assert census.under == (0.1, 0.10000001)
+    assert (row["under_0.1"], row["under_0.10000001"]) == (0, 0.5)
+    assert census.table()[0]["< 0.10000001"] == "50.00 %"
+
+
+def test_one_threshold_needs_no_list(conv_net):
+    assert thrifty.look(conv_net, under=0.1).under == (0.1,)
+
+
+def test_numbers_whose_squares_are_beyond_float64_have_no_spread(tmp_path):
+    save_file({"w": np.full((2, 2), 1e300)}, tmp_path / "net.safetensors")
+    row = thrifty.look(tmp_path, relative=True).to_rows()[0]
+    assert math.isnan(row["std"])
+    assert row["largest"] == 1e300
+
+
+def test_a_spread_that_was_not_asked_for_is_not_zero(conv_net):
+    row = thrifty.look(conv_net, spread=False).to_rows()[0]
+    assert math.isnan(row["std"])
+
+
+def test_names_cannot_command_a_terminal(tmp_path):
+    net = {"a\x1b[2J\nb": np.ones((2, 2), np.float32)}
+    save_file(net, tmp_path / "\x1b[31mnet.safetensors", metadata={"sparsity": "99\x1b[8m\n%"})
+    (tmp_path / "bad\x1b[2J.npz").write_bytes(b"")
+    census = thrifty.look(tmp_path)
+    assert "a\\x1b[2J\\nb" in census.layers()[0]["tensor"]
+    assert "\x1b" not in "".join(
+        [n.label for n in census.networks]
+        + [t.name for n in census.networks for t in n.tensors]
+        + [note for n in census.networks for note in n.notes]
+        + [part for pair in census.failed for part in pair]
+    )
+
+
+def test_a_file_without_tensors_is_told_as_such(tmp_path):
+    save_file({}, tmp_path / "net.safetensors")
+    with pytest.raises(UserError, match="has no tensors"):
+        thrifty.look(tmp_path, counted="all")
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_fewer_than_one_thread_is_refused(conv_net, threads):
+    with pytest.raises(UserError, match="1 or more"):
+        thrifty.look(conv_net, threads=threads)
 
 
 def test_a_module_is_a_source():

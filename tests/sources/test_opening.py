@@ -173,6 +173,11 @@ def test_the_same_path_twice_has_two_names(tmp_path):
     assert len(set(names)) == 2
 
 
+def test_what_cannot_be_printed_in_a_name_is_escaped(tmp_path):
+    path = tmp_path / "a\x1b[2J\udcff.safetensors"
+    assert labels([path], [".safetensors"]) == ["a\\x1b[2J\\udcff"]
+
+
 def test_one_source_is_asked_for_where_there_are_several(tmp_path):
     put(tmp_path / "a.safetensors", 7)
     with only(tmp_path) as source:

@@ -8,7 +8,7 @@ from typing import Any
 from thrifty.census.counts import Counts, empty, together
 from thrifty.census.curves import decades, energy
 from thrifty.census.roles import CONVENTIONS, Convention
-from thrifty.census.words import amount, percent, share_text, threshold
+from thrifty.census.words import amount, exact, percent, share_text, threshold
 from thrifty.shown import Shown, html_table
 
 MANY = 12
@@ -195,10 +195,10 @@ class Census(Shown):
 
     def _figures(self, counts: Counts) -> dict[str, Any]:
         figures: dict[str, Any] = {"count": counts.count, "bytes": counts.nbytes}
-        figures |= {f"under_{t:g}": s for t, s in zip(self.under, counts.shares, strict=True)}
+        figures |= {f"under_{exact(t)}": s for t, s in zip(self.under, counts.shares, strict=True)}
         if self.relative:
             figures |= {
-                f"under_{t:g}_std": counts.share(n)
+                f"under_{exact(t)}_std": counts.share(n)
                 for t, n in zip(self.under, counts.relative, strict=True)
             }
         return figures | {

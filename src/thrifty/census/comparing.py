@@ -19,8 +19,9 @@ from thrifty.census.transform import dequantised
 from thrifty.census.words import percent
 from thrifty.errors import UserError
 from thrifty.native import decode
-from thrifty.shown import Shown, html_table
+from thrifty.shown import Shown, html_table, printable
 from thrifty.sources import Source, Stored
+from thrifty.sources.opening import Place, expand
 
 if TYPE_CHECKING:
     from torch import nn
@@ -119,7 +120,8 @@ def compare(
         >>> compare("lenet_300_100", "lenet_300_100").whole.count
         266200
     """
-    with place_of(a).open() as first, place_of(b).open() as second:
+    one, other = _places(a, b)
+    with one.open() as first, other.open() as second:
         ours, theirs = _named(first, counted), _named(second, counted)
         shared = [name for name in ours if name in theirs]
         if not shared:
@@ -136,6 +138,15 @@ def compare(
             tuple(n for n in ours if n not in theirs),
             tuple(n for n in theirs if n not in ours),
         )
+
+
+def _places(a: Any, b: Any) -> tuple[Place, Place]:
+    """Where both are, with labels that differ if they are files of one name."""
+    one, other = place_of(a), place_of(b)
+    named = isinstance(a, str | Path) and isinstance(b, str | Path)
+    if named and one.label == other.label and str(a) != str(b):
+        one, other = expand(a, b)
+    return one, other
 
 
 SUMS = ("count", "a", "b", "both", "either", "flipped", "aa", "bb", "ab", "dd")
@@ -167,7 +178,7 @@ def _sums(a: Stored, b: Stored) -> NDArray[np.float64]:
 def _pair(
     name: str, a: tuple[int, ...], b: tuple[int, ...], sums: NDArray[np.float64] | None
 ) -> Pair:
-    s = dict(zip(SUMS, np.zeros(len(SUMS)) if sums is None else sums, strict=True))
+    s = dict(zip(SUMS, [0.0] * len(SUMS) if sums is None else sums.tolist(), strict=True))
     return Pair(
         name,
         a,
@@ -215,7 +226,9 @@ def _named(source: Source, counted: Convention) -> Mapping[str, Stored]:
     names = {t.name for t in source.tensors}
     prefix = next((p for p in PREFIXES if all(n.startswith(p) for n in names)), "")
     return {
-        t.name[len(prefix) :]: t for t in source.tensors if counts_in(t, role_of(t, names), counted)
+        printable(t.name[len(prefix) :]): t
+        for t in source.tensors
+        if counts_in(t, role_of(t, names), counted)
     }
 
 

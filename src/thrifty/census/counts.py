@@ -91,15 +91,18 @@ class Counts:
 
     @property
     def mean(self) -> float:
-        """Mean of the finite elements; NaN of none."""
+        """Mean of the finite elements; NaN of none, and where their sum is beyond float64."""
         finite = self.count - self.infinite - self.nan
-        return self.total / finite if finite else math.nan
+        return self.total / finite if finite and math.isfinite(self.total) else math.nan
 
     @property
     def std(self) -> float:
-        """Standard deviation of the finite elements, of a whole population; NaN of none."""
+        """Standard deviation of the finite elements, of a whole population.
+
+        NaN of none, where no spread was asked for, and where the squares are beyond float64.
+        """
         finite = self.count - self.infinite - self.nan
-        if not finite:
+        if not finite or not math.isfinite(self.squares):
             return math.nan
         return math.sqrt(max(0.0, self.squares / finite - self.mean**2))
 

@@ -27,17 +27,19 @@ def edges() -> Curve:
 def energy(counts: Counts) -> tuple[Curve, Curve]:
     """(share of elements kept, share of sum w^2 kept) when the largest are kept, both 0 to 1.
 
-    The points lie at bin edges, from nothing kept to everything; both empty if nothing was
-    counted, all of it is zero, or no curves were asked for.
+    The points lie at bin edges, from nothing kept to everything; both empty if nothing finite
+    was counted, all of it is zero, or no curves were asked for.
     """
-    if counts.octaves is None or counts.squares <= 0:
+    if counts.octaves is None:
         return np.empty(0), np.empty(0)
     finite = counts.octaves[:FINITE].astype(np.float64)
     low, high = edges()[:-1], edges()[1:]
     squares = finite * (low * low + low * high + high * high) / 3
     squares[0] = 0.0  # zeros and what float32 calls subnormal
+    if not squares.any():
+        return np.empty(0), np.empty(0)
     kept = np.concatenate([[0.0], np.cumsum(finite[::-1])]) / finite.sum()
-    held = np.concatenate([[0.0], np.cumsum(squares[::-1])]) / max(squares.sum(), 1e-300)
+    held = np.concatenate([[0.0], np.cumsum(squares[::-1])]) / squares.sum()
     change = np.flatnonzero(np.diff(kept, prepend=-1.0) > 0)
     return kept[change], held[change]
 

@@ -1,10 +1,12 @@
 """Look at the weights of networks from anywhere: :func:`thrifty.look`."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -14,6 +16,7 @@ from thrifty.census.folding import folded
 from thrifty.census.roles import CONVENTIONS, Convention, counts_in, role_of
 from thrifty.census.transform import dequantised, raw
 from thrifty.errors import UserError
+from thrifty.shown import printable
 from thrifty.sources import Source, Stored
 from thrifty.sources.opening import Place, expand
 
@@ -30,7 +33,7 @@ Counted = Literal["both", "weights", "parameters", "all"]
 
 def look(
     *sources: "str | Path | nn.Module",
-    under: Sequence[float] = UNDER,
+    under: float | Sequence[float] = UNDER,
     counted: Counted = "both",
     fold_bn: bool = False,
     relative: bool = False,
@@ -50,7 +53,8 @@ def look(
             ...), folders of them, ``hf:ORG/REPO``, networks by name (``resnet20``,
             ``torchvision:alexnet?weights=DEFAULT``, ``timm:NAME``, ``keras:NAME``,
             ``package.module:factory``), or modules.
-        under: thresholds of |w|, at most 32; a weight is under t if |w| < t, strictly.
+        under: thresholds of |w|, at most 32, each counted once; a weight is under t if |w| < t,
+            strictly.
         counted: which tensors: ``"weights"`` (of two axes or more), ``"parameters"``
             (biases, scales and shifts too), ``"all"`` (running statistics too), or
             ``"both"`` weights and parameters.
@@ -67,7 +71,8 @@ def look(
         The census; of several sources those that cannot be read are in ``failed``.
 
     Raises:
-        UserError: a threshold is no positive number, or no source can be read.
+        UserError: a threshold is no positive number, threads are less than 1, or no source
+            can be read.
 
     Example:
         >>> census = look("lenet_300_100", under=[0.1], counted="weights")
@@ -76,7 +81,9 @@ def look(
     """
     if not sources:
         raise UserError("name a network to look at: a file, a folder, hf:ORG/REPO, a name")
-    _check(under)
+    under = _thresholds(under)
+    if threads is not None and threads < 1:
+        raise UserError(f"threads is {threads}; it is a whole number, 1 or more")
     if counted not in (*CONVENTIONS, "both"):
         raise UserError(f"counted is {counted!r}; it is one of both, {', '.join(CONVENTIONS)}")
     conventions: tuple[Convention, ...] = (
@@ -94,11 +101,11 @@ def look(
                 with place.open() as source:
                     networks.append(_census(source, under, conventions, how, pool))
             except UserError as error:
-                failed.append((place.label, str(error)))
+                failed.append((place.label, _told(error)))
     if not networks:
         reasons = [message for _, message in failed] or ["there is nothing to look at"]
         raise UserError("\n".join(reasons))
-    return Census(tuple(networks), tuple(under), conventions, tuple(failed), fold_bn, relative)
+    return Census(tuple(networks), under, conventions, tuple(failed), fold_bn, relative)
 
 
 class _How(NamedTuple):
@@ -119,10 +126,14 @@ def _places(sources: Sequence[Any], failed: list[tuple[str, str]]) -> list[Place
         try:
             expand(what)
         except UserError as error:
-            failed.append((str(what), str(error)))
+            failed.append((printable(str(what)), _told(error)))
         else:
             good.append(what)
     return [*(expand(*good) if good else ()), *modules]
+
+
+def _told(error: UserError) -> str:
+    return "\n".join(map(printable, str(error).split("\n")))
 
 
 def place_of(what: "str | Path | nn.Module") -> Place:
@@ -173,11 +184,13 @@ def _census(
         )
         kind = _kind(stored, how.raw_integers)
         counts = replace(counts, nbytes=stored.nbytes)  # not those of what it was turned into
-        looked.append(Tensor(stored.name, stored.shape, kind, role, counts, counting))
+        looked.append(Tensor(printable(stored.name), stored.shape, kind, role, counts, counting))
     if not looked:
         raise UserError(
-            f"{source.label} has {len(source.tensors)} tensors and none that counts as "
+            f"{source.label} has {len(tensors)} tensors and none that counts as "
             f"{' or '.join(conventions)}; count them with --all"
+            if tensors
+            else f"{source.label} has no tensors"
         )
     if quantised:
         told = "as they are stored" if how.raw_integers else "as the numbers they stand for"
@@ -192,18 +205,24 @@ def _kind(stored: Stored, raw_integers: bool) -> str:
 def _claims(source: Source) -> list[str]:
     """What a source says of itself that concerns what is counted."""
     said = {k: v for k, v in source.claims.items() if any(c in k.lower() for c in CLAIMS)}
-    return [f"the file says {key}: {text[:200]}" for key, text in said.items()]
+    return [printable(f"the file says {key[:200]}: {text[:200]}") for key, text in said.items()]
 
 
-def _check(under: Sequence[float]) -> None:
-    wrong = [t for t in under if isinstance(t, bool) or not t > 0]
-    if wrong or not under:
+def _thresholds(given: float | Sequence[float]) -> tuple[float, ...]:
+    """The thresholds in the order given, each once."""
+    under: list[Any] = [given] if isinstance(given, Real | str) else list(given)  # type: ignore[arg-type]
+    if not under or not all(map(_is_threshold, under)):
         raise UserError(
-            f"thresholds are {list(under)}; each is a number above 0 that |w| is compared with, "
+            f"thresholds are {under}; each is a number above 0 that |w| is compared with, "
             f"such as .1 or 1e-3"
         )
     if len(under) > MOST_THRESHOLDS:
         raise UserError(f"{len(under)} thresholds are given; at most {MOST_THRESHOLDS} are counted")
+    return tuple(dict.fromkeys(float(t) for t in under))
+
+
+def _is_threshold(t: Any) -> bool:
+    return not isinstance(t, bool) and isinstance(t, Real) and 0 < float(t) < math.inf
 
 
 def _cores() -> int:

@@ -24,7 +24,7 @@ class Look(Table):
     sources: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
     """Files, folders, hf:ORG/REPO, networks by name; as for ``thrifty look``."""
     under: Annotated[
-        tuple[Annotated[float, Field(gt=0)], ...],
+        tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...],
         BeforeValidator(_listed),
         Field(min_length=1, max_length=MOST_THRESHOLDS),
     ] = UNDER

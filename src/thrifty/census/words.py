@@ -1,4 +1,4 @@
-"""Shares, sizes and thresholds as text that does not round a few weights away."""
+"""Shares, sizes and thresholds as text that rounds no weight and no threshold away."""
 
 
 def percent(part: int, whole: int) -> str:
@@ -38,10 +38,21 @@ def amount(nbytes: int) -> str:
 
 
 def threshold(t: float) -> str:
-    """A threshold as people write it.
+    """A threshold as people write it; no two different ones are written alike.
 
     Example:
-        >>> threshold(0.1), threshold(1e-5), threshold(1)
-        ('0.1', '1e-5', '1')
+        >>> threshold(0.1), threshold(1e-5), threshold(1), threshold(0.10000001)
+        ('0.1', '1e-5', '1', '0.10000001')
     """
-    return f"{t:g}" if 0.0001 <= t < 1e4 or not t else f"{t:.3g}".replace("e-0", "e-")
+    return exact(t).replace("e-0", "e-")
+
+
+def exact(t: float) -> str:
+    """A number in as few digits as are needed to read the same number back.
+
+    Example:
+        >>> exact(1.0), exact(1e-4), exact(1e-5)
+        ('1', '0.0001', '1e-05')
+    """
+    short = f"{t:g}"
+    return short if float(short) == t else repr(float(t))

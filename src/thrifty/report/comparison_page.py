@@ -40,7 +40,7 @@ def comparison_chart(comparison: Comparison) -> Any:
     alt = altair()
     rows = [
         {"layer": number, "tensor": pair.name}
-        | {key: None if math.isnan(value) else value for key, value in _figures(pair).items()}
+        | {key: value if math.isfinite(value) else None for key, value in _figures(pair).items()}
         for number, pair in enumerate(comparison.pairs, 1)
         if pair.count
     ]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from thrifty.errors import UserError
+from thrifty.shown import printable
 
 INDEX = ".index.json"
 """What the index of a sharded network ends in, behind the suffix of its shards."""
@@ -55,8 +56,9 @@ def labels(paths: Sequence[Path], suffixes: Iterable[str]) -> list[str]:
     """A short name for each path, no two the same.
 
     It is the file's name without suffix where that is enough, else with the folder, with the
-    suffix, or with both.
+    suffix, or with both.  What cannot be shown in a name is written as an escape.
     """
+    paths = [Path(printable(str(path))) for path in paths]
     stems = [_stem(path.name, suffixes) for path in paths]
     most = max((len(path.parts) for path in paths), default=0)
     levels: list[list[str]] = [stems]

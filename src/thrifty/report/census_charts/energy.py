@@ -75,4 +75,4 @@ def network_color(census: Census) -> Any:
         scale = alt.Scale(domain=names, scheme="category20")
     else:
         scale = alt.Scale(domain=names, range=list(COLORS[: len(names)]))
-    return alt.Color("network:N", title=None, scale=scale, legend=alt.Legend(labelLimit=200))
+    return alt.Color("network:N", title=None, scale=scale, legend=alt.Legend(labelLimit=300))
