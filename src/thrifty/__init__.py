@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from thrifty.nets import resolve
     from thrifty.pack import load, save
     from thrifty.pruning import Budget, Masks, apply, criterion, cut, freeze, prune
+    from thrifty.pruning.structured import prune_channels
     from thrifty.training.loop import train
     from thrifty.training.plan import Plan
     from thrifty.training.recovery import recalibrate
@@ -58,6 +59,7 @@ _HOMES = {
     "look": "thrifty.census",
     "measure": "thrifty.lab.measure",
     "prune": "thrifty.pruning",
+    "prune_channels": "thrifty.pruning.structured",
     "read_front": "thrifty.lab.store",
     "recalibrate": "thrifty.training.recovery",
     "recipe": "thrifty.lab.recipe",
@@ -95,6 +97,7 @@ __all__ = [
     "look",
     "measure",
     "prune",
+    "prune_channels",
     "read_front",
     "recalibrate",
     "recipe",

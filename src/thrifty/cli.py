@@ -94,7 +94,7 @@ OPTIONS = {
     "train.epochs": "--train-epochs",
     "train.lr": "--lr",
     "retrain.epochs": "--epochs",
-    **{f"prune.{k}": f"--{k}" for k in ("method", "sparsity", "allocation", "keep")},
+    **{f"prune.{k}": f"--{k}" for k in ("method", "sparsity", "budget", "allocation", "keep")},
     **{f"machine.{k}": f"--{k}" for k in ("threads", "workers", "device")},
 }
 """What ``thrifty prune`` calls the keys of a recipe."""
@@ -113,6 +113,7 @@ def prune(
     train_epochs: Whole | None = None,
     weights: str | None = None,
     lr: float | None = None,
+    budget: Annotated[list[str] | None, _many] = None,
     allocation: str | None = None,
     keep: Annotated[list[str] | None, _many] = None,
     set: Annotated[list[str] | None, _many] = None,
@@ -123,9 +124,10 @@ def prune(
     json: Json = False,
     quiet: Silent = False,
 ) -> None:
-    """Prune MODEL to several sparsities, retrain each with the zeros held, and show the front.
+    """Prune MODEL to several sparsities, retrain what is left, and show the front.
 
-    Example: ``thrifty prune lenet --data mnist:DIR --sparsity .5 .9 .99 --epochs 3``
+    Example: ``thrifty prune lenet --data mnist:DIR --sparsity .5 .9 .99 --epochs 3``,
+    or with channels really removed: ``--method l1_filter --budget macs=.5``
 
     Parameters
     ----------
@@ -138,7 +140,10 @@ def prune(
     method
         One or more of ``thrifty methods``.
     sparsity
-        Shares of the prunable weights that become zero: 90 % is .9.
+        Shares of the prunable weights that become zero or are removed: 90 % is .9.
+    budget
+        Instead of sparsity, what is kept, for methods that remove channels: ``macs=.5``,
+        ``params=100k``, ``bytes=1MB``, ``latency=.7``; several amounts of one kind.
     seeds
         How many times everything is repeated, for the spread.
     epochs
@@ -166,11 +171,25 @@ def prune(
         "data": data,
         "seeds": seeds,
         "train": _given(epochs=train_epochs, lr=lr),
-        "prune": _given(method=method, sparsity=sparsity, allocation=allocation, keep=keep),
+        "prune": _given(method=method, allocation=allocation, keep=keep)
+        | _levels(sparsity, budget),
         "retrain": {"epochs": epochs},
         "machine": _given(threads=threads, workers=workers, device=device),
     }
     _run(make(overridden(values, set or ()), "thrifty prune", OPTIONS), out, json, quiet)
+
+
+def _levels(sparsity: list[float], budget: list[str] | None) -> dict[str, Any]:
+    """Sparsities, or the amounts of a budget by its kind."""
+    if not budget:
+        return {"sparsity": sparsity}
+    amounts: dict[str, list[str]] = {}
+    for text in budget:
+        of, mark, amount = text.partition("=")
+        if not mark or not amount:
+            raise UserError(f"--budget {text}: write it as macs=.5, params=100k or bytes=1MB")
+        amounts.setdefault(of, []).append(amount)
+    return {"budget": amounts}
 
 
 @app.command

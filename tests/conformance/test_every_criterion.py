@@ -12,6 +12,7 @@ def some_layer(seed: int = 0, shape=(4, 3, 3, 3)) -> Layer:
     return Layer(
         weight=torch.randn(shape, generator=generator),
         grad=torch.randn(shape, generator=generator),
+        grad_square=torch.rand(shape, generator=generator),
         noise=torch.rand(shape, generator=generator),
     )
 

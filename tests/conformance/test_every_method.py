@@ -5,13 +5,20 @@ import torch
 from torch import nn
 
 from thrifty.data import load_data
+from thrifty.errors import UserError
+from thrifty.nets import count_macs
 from thrifty.pruning import ALLOCATIONS, METHODS, Budget, Cut, cut, prunable
 from thrifty.pruning.criteria import CRITERIA
 from thrifty.pruning.granularity import GRANULARITIES
 from thrifty.pruning.schedules import SCHEDULES, sparsity_at
+from thrifty.pruning.structured import prune_channels
 from thrifty.registry import parse_spec
 from thrifty.training.loop import train
 from thrifty.training.plan import Plan
+
+EXAMPLE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+WEIGHTS = [name for name in METHODS.names() if METHODS.get(name).removes == "weights"]
+CHANNELS = [name for name in METHODS.names() if METHODS.get(name).removes == "channels"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,7 @@ def test_its_parts_exist_and_its_source_is_named(name):
     assert METHODS.summary(name) == method.about
 
 
-@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize("name", WEIGHTS)
 def test_it_reaches_its_sparsity_exactly_nests_and_holds_its_zeros(name, digits):
     model, before = network(), None
     total = sum(p.numel() for p in prunable(model).values())
@@ -56,10 +63,60 @@ def test_it_reaches_its_sparsity_exactly_nests_and_holds_its_zeros(name, digits)
         before = masks
 
 
-@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize("name", WEIGHTS)
 def test_it_is_the_same_twice_over(name, digits):
     first, second = (cut(network(), Cut.of(name), 0.8, data=digits, seed=3) for _ in range(2))
     assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+def normed() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 24, 3),
+        nn.BatchNorm2d(24),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(24 * 36, 10),
+    )
+
+
+@pytest.mark.parametrize("of", ["params", "macs", "bytes", "sparsity"])
+@pytest.mark.parametrize("name", CHANNELS)
+def test_it_meets_a_budget_within_a_unit_with_channels_that_are_gone(name, of, digits):
+    model = normed()
+    small = prune_channels(model, name, Budget(0.5, of=of), EXAMPLE, data=digits, round=1)
+
+    def cost(net: nn.Module, share: float = 1.0) -> float:
+        if of == "macs":
+            return share * count_macs(net, (1, 8, 8))
+        if of == "sparsity":
+            return share * sum(p.numel() for p in prunable(net).values())
+        tensors = net.parameters() if of == "params" else net.state_dict().values()
+        return share * sum(x.numel() * (x.element_size() if of == "bytes" else 1) for x in tensors)
+
+    assert cost(model, 0.4) < cost(small) <= cost(model, 0.5)
+    assert small[0].out_channels == small[1].num_features == small[3].in_channels < 16 or (
+        small[3].out_channels < 24
+    )
+    train(small, digits, Plan(epochs=1, batch=16))
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_it_removes_the_same_channels_twice_over(name, digits):
+    first, second = (
+        prune_channels(normed(), name, 0.6, EXAMPLE, data=digits, seed=3).state_dict()
+        for _ in range(2)
+    )
+    assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_asked_for_masks_it_says_what_to_ask_for(name):
+    with pytest.raises(UserError, match="small = thrifty.prune_channels"):
+        cut(normed(), name, 0.5)
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))

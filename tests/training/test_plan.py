@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from thrifty.training.plan import Plan, lr_share
+from thrifty.training.plan import Plan, lr_share, step_size
 from thrifty.training.recovery import allr, last_lr
 
 SCHEDULES = ["cosine", "step", "one_cycle", "linear", "constant"]
@@ -44,6 +44,16 @@ def test_fine_tuning_goes_on_at_the_rate_of_the_last_epoch():
     plan = Plan(epochs=10, lr=0.1, schedule="step")
     assert last_lr(plan) == pytest.approx(0.001)
     assert last_lr(Plan(epochs=0, lr=0.1)) == pytest.approx(0.01)
+
+
+@given(momentum=st.floats(0, 0.95))
+def test_the_size_of_a_step_is_what_momentum_makes_of_a_constant_gradient(momentum):
+    moved = velocity = 0.0
+    for _ in range(400):
+        velocity = momentum * velocity + 1.0
+        moved = 0.1 * velocity
+    assert step_size(Plan(momentum=momentum), 0.1) == pytest.approx(moved)
+    assert step_size(Plan(momentum=momentum, optimizer="adam"), 0.1) == 0.1
 
 
 @pytest.mark.parametrize(

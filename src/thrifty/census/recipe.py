@@ -7,7 +7,8 @@ import yaml
 from pydantic import BeforeValidator, Field
 
 from thrifty.census.looking import MOST_THRESHOLDS, UNDER
-from thrifty.lab.recipe import Table, identity, validated
+from thrifty.lab.prune_table import Table
+from thrifty.lab.recipe import identity, validated
 from thrifty.registry import Spec, parse_spec
 
 PUBLISHED = ("weights", "pretrained")

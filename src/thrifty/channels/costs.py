@@ -4,13 +4,13 @@ A dense tensor with some indices of each dimension gone has the product of what 
 weight element multiplies as often as before, so parameters and multiply-adds have a closed form.
 """
 
-from collections.abc import Mapping
+import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from thrifty.channels.groups import Groups, Kept
-from thrifty.channels.removal import lost
+from thrifty.channels.groups import Group, Groups, Kept
 from thrifty.nets import count_macs
 
 
@@ -24,16 +24,47 @@ class Cost(NamedTuple):
     """Of all parameters and buffers, dense."""
 
 
+class Sizes:
+    """The sizes of the tensors of a network when some units are gone."""
+
+    def __init__(self, model: nn.Module, groups: Groups):
+        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        self._shapes = {name: tuple(x.shape) for name, x in tensors.items()}
+        self._groups = groups
+        self._indices = {group.name: _indices(group) for group in groups}
+
+    def left(self, kept: Kept) -> dict[str, int]:
+        """Elements of every parameter and buffer with only those units kept."""
+        shapes = {name: list(shape) for name, shape in self._shapes.items()}
+        for name, keep in kept.items():
+            count = int((~keep).sum())
+            for tensor, dim, indices in self._indices[name] if count else ():
+                if isinstance(indices, int):
+                    shapes[tensor][dim] -= indices * count
+                else:
+                    shapes[tensor][dim] -= int(indices[~keep].sum())
+        return {name: math.prod(shape) for name, shape in shapes.items()}
+
+
+def _indices(group: Group) -> list[tuple[str, int, int | Tensor]]:
+    """(tensor, dimension, indices a unit has there), a number where all units have as many."""
+    found: list[tuple[str, int, int | Tensor]] = []
+    for member in group.members:
+        each = torch.bincount(member.unit[member.unit >= 0], minlength=group.units)
+        same = bool((each == each[0]).all())
+        found.append((member.tensor, member.dim, int(each[0]) if same else each))
+    return found
+
+
 class Costs:
     """The costs of a network and of what is left of it."""
 
     def __init__(self, model: nn.Module, groups: Groups, shape: tuple[int, ...] | None = None):
         """``shape`` of one input: counts products without weights too, which stay as they are."""
-        self._groups = groups
+        self._groups, self._sizes = groups, Sizes(model, groups)
         parameters = dict(model.named_parameters())
         tensors: dict[str, Tensor] = parameters | dict(model.named_buffers())
-        self._shapes = {name: tuple(x.shape) for name, x in tensors.items()}
-        self._size = {name: x.element_size() for name, x in tensors.items()}
+        self._bytes = {name: x.element_size() for name, x in tensors.items()}
         self._learned = set(parameters)
         self._fixed = 0
         if shape is not None:
@@ -41,15 +72,12 @@ class Costs:
 
     def of(self, kept: Kept) -> Cost:
         """The costs with only those units kept."""
-        left = {name: list(shape) for name, shape in self._shapes.items()}
-        for (name, dim), gone in lost(self._groups, kept).items():
-            left[name][dim] -= int(gone.sum())
-        counts = {name: _product(shape) for name, shape in left.items()}
+        counts = self._sizes.left(kept)
         macs = sum(counts[name] * times for name, times in self._groups.uses.items())
         return Cost(
             sum(counts[name] for name in self._learned),
             round(macs) + self._fixed,
-            sum(count * self._size[name] for name, count in counts.items()),
+            sum(count * self._bytes[name] for name, count in counts.items()),
         )
 
     def each(self) -> dict[str, Cost]:
@@ -62,19 +90,3 @@ class Costs:
             less = self.of({group.name: keep})
             costs[group.name] = Cost(*(a - b for a, b in zip(whole, less, strict=True)))
         return costs
-
-
-def _product(shape: list[int]) -> int:
-    out = 1
-    for size in shape:
-        out *= size
-    return out
-
-
-def weights_left(model: nn.Module, groups: Groups, kept: Mapping[str, Tensor]) -> dict[str, int]:
-    """Elements left of every parameter."""
-    left = {name: list(p.shape) for name, p in model.named_parameters()}
-    for (name, dim), gone in lost(groups, kept).items():
-        if name in left:
-            left[name][dim] -= int(gone.sum())
-    return {name: _product(shape) for name, shape in left.items()}

@@ -17,6 +17,7 @@ from thrifty.channels.groups import Groups, Kept, Member
 from thrifty.channels.trace import run, tensors_in
 from thrifty.errors import UserError
 from thrifty.nets.resizing import reheaded, resize
+from thrifty.nets.shrunk import cut, takes
 
 TOLERANCE = 1e-4
 """Largest difference of outputs that is rounding, as a share of the largest output, at least 1."""
@@ -58,6 +59,7 @@ def operate(
     """
     kept = checked(groups, kept)
     small, attributes = removed(model, groups, kept)
+    takes(small, example)
     difference = border = 0.0
     if check:
         plain = silenced(model, groups, kept, ("out", "scale", "shift", "each"))
@@ -141,6 +143,8 @@ def removed(
             changed = reheaded(modules[heads.module], len(heads.unit), now, heads.size)
             if changed:
                 attributes.setdefault(heads.module, {}).update(changed)
+    if smaller:
+        cut(small, attributes, smaller)
     return small, attributes
 
 

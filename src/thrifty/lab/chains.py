@@ -4,6 +4,7 @@ The folder of a network is named by a key made from what decides the network: th
 chain, the cuts before it, the retraining.  The same network of two recipes is made once.
 """
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,14 @@ from thrifty import files
 from thrifty.errors import UserError
 from thrifty.lab.recipe import Recipe, identity
 from thrifty.lab.records import CONTROL, DENSE
+from thrifty.lab.rules import RULES
 from thrifty.lab.store import Step, Store
 from thrifty.nets import file_of
+from thrifty.pruning.allocation import Budget
 from thrifty.pruning.methods import METHODS
 from thrifty.pruning.pruning import Cut
 from thrifty.pruning.schedules import Schedule, schedule
+from thrifty.pruning.structured import ChannelCut
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,54 @@ class Chains:
         return self.recipe.methods + ((CONTROL,) if self.recipe.control else ())
 
     def levels(self, method: str) -> tuple[float, ...]:
-        """The sparsities of a method's chain; ``explicit`` has one, which its layers decide."""
-        if self.cut(method).allocation == "explicit":
-            return self.recipe.prune.sparsity[:1]
-        return self.recipe.prune.sparsity
+        """What the levels of a method's chain are called: the share that goes, where it is one."""
+        return tuple(
+            round(1 - b.amount, 6) if b.of != "sparsity" and b.amount <= 1 else b.amount
+            for b in self.budgets(method)
+        )
+
+    def budgets(self, method: str) -> tuple[Budget, ...]:
+        """The budgets of a method's chain; ``explicit`` has one, which its layers decide."""
+        found = self.recipe.prune.budgets
+        return found[:1] if self._allocation(method).startswith("explicit") else found
+
+    def removes(self, method: str) -> bool:
+        """Whether a method removes channels; the control does as the first method."""
+        name = self.recipe.prune.method[0] if method == CONTROL else method
+        return METHODS.get(name).removes == "channels"
+
+    def channel_cut(self, method: str) -> ChannelCut:
+        """How a method chooses channels, with the recipe's overrides."""
+        said = self.recipe.prune
+        mine = method != "random_filter"
+        return ChannelCut.of(
+            said.method[0] if method == CONTROL else method,
+            criterion=said.criterion if mine else None,
+            allocation=said.allocation if mine or said.allocation == "explicit" else None,
+            keep=said.keep or None,
+            layers=said.layers,
+            round=said.round,
+        )
+
+    def gated(self, seed: int, method: str) -> Step | None:
+        """The folder of the parent that a method trains with gates before its cuts, if it does."""
+        if method == CONTROL or METHODS.get(method).gate is None or not self.gate_epochs(method):
+            return None
+        key = identity("gated", self.key(seed), method, self._gate(method))
+        return self.store.step(f"seed{seed}-{method}-gated", key)
+
+    def gate_epochs(self, method: str) -> int:
+        """Epochs of training with gates: as many as the dense parent's, or as a level's."""
+        said = self.recipe.prune.gate_epochs
+        return said if said is not None else self.recipe.train.epochs or self.recipe.retrain.epochs
+
+    def _gate(self, method: str) -> list[object]:
+        said = self.recipe.prune
+        return [said.gate or METHODS.get(method).gate, self.gate_epochs(method), sorted(said.keep)]
+
+    def _allocation(self, method: str) -> str:
+        cut = self.channel_cut(method) if self.removes(method) else self.cut(method)
+        return cut.allocation
 
     def cut(self, method: str) -> Cut:
         """How a method cuts, with the recipe's overrides; ``random`` keeps drawing lots.
@@ -88,6 +136,8 @@ class Chains:
         parent = identity("dense", begin, self.weights_digest, seed)
         if method == DENSE:
             return parent
+        if self.removes(method):
+            return self._channel_key(parent, seed, method, number)
         how, levels = self.cut(method), self.levels(method)
         chained = self.schedule(method).start == "previous"
         return identity(
@@ -98,6 +148,23 @@ class Chains:
             self._schedule(method),
             levels[: number + 1] if chained else levels[number : number + 1],
             said.get("retrain", {}),
+        )
+
+    def _channel_key(self, parent: str, seed: int, method: str, number: int) -> str:
+        """The key of a level of a method that removes channels."""
+        how, said = self.channel_cut(method), self.recipe.differences()
+        budgets = [[b.of, b.amount] for b in self.budgets(method)]
+        chained = self.schedule(method).start == "previous"
+        gated = self.gated(seed, method)
+        return identity(
+            "channels",
+            gated.key if gated is not None else parent,
+            method if method == CONTROL else "",
+            dataclasses.asdict(how) | {"members": sorted(how.members), "keep": sorted(how.keep)},
+            self._schedule(method),
+            budgets[: number + 1] if chained else budgets[number : number + 1],
+            said.get("retrain", {}),
+            said.get("prune", {}).get("rules") if method == RULES else None,
         )
 
     @functools.cached_property
@@ -114,6 +181,6 @@ class Chains:
     def _schedule(self, method: str) -> str:
         if method == CONTROL:
             return "iterative"
-        if self.recipe.prune.schedule is not None and method != "random":
+        if self.recipe.prune.schedule is not None and method not in ("random", "random_filter"):
             return self.recipe.prune.schedule
         return METHODS.get(method).schedule

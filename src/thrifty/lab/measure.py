@@ -31,6 +31,8 @@ class Measurement(Shown):
     """Zeros among the prunable weights."""
     sparsity_all: float
     """Zeros among all parameters."""
+    sparsity_conv: float | None = None
+    """Zeros among the weights of convolutions."""
     params: int
     prunable: int
     nonzero: int
@@ -147,6 +149,7 @@ def costs(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     everything = list(model.parameters())
     params = sum(p.numel() for p in everything)
     nonzero = sum(int((p.detach() != 0).sum()) for p in everything)
+    conv = [kept[name] for name, p in weights.items() if p.dim() > 2]
     there = sum(total for _, total in kept.values())
     left = sum(count for count, _ in kept.values())
     macs = count_macs(model, shape)
@@ -158,6 +161,7 @@ def costs(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     return {
         "sparsity": 1 - left / there,
         "sparsity_all": 1 - nonzero / params,
+        "sparsity_conv": 1 - sum(k for k, _ in conv) / sum(t for _, t in conv) if conv else None,
         "params": params,
         "prunable": there,
         "nonzero": nonzero,

@@ -7,71 +7,28 @@ default or a meaning changes, ``EDITION`` is raised, so old results never pass f
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+)
 
 from thrifty.errors import UserError
-from thrifty.registry import parse_spec, suggest
+from thrifty.lab.prune_table import Prune, Table, distinct
+from thrifty.registry import suggest
 from thrifty.training.plan import Plan, Positive, Share
 
 EDITION = 1
 
 T = TypeVar("T", bound=BaseModel)
-
-
-def _listed(value: Any) -> Any:
-    """One value stands for a list of one."""
-    return value if isinstance(value, list | tuple) else [value]
-
-
-def _known_method(name: str) -> str:
-    from thrifty.pruning.methods import METHODS
-
-    METHODS.get(name)
-    return name
-
-
-def _known_criterion(name: str) -> str:
-    from thrifty.pruning.criteria import CRITERIA
-
-    CRITERIA.get(name)
-    return name
-
-
-def _known_allocation(how: str) -> str:
-    from thrifty.pruning.allocation import ALLOCATIONS
-
-    name = parse_spec(how).name
-    if name not in ALLOCATIONS and name != "explicit":
-        known = [*ALLOCATIONS, "explicit"]
-        raise UserError(f"no allocation is called {name!r}; {suggest(name, known)}")
-    return how
-
-
-def _known_schedule(name: str) -> str:
-    from thrifty.pruning.schedules import schedule
-
-    schedule(name)
-    return name
-
-
-def _known_granularity(name: str) -> str:
-    from thrifty.pruning.granularity import granularity
-
-    granularity(name)
-    return name
-
-
-def _sparsity(value: float) -> float:
-    from thrifty.pruning.allocation import check_sparsity
-
-    check_sparsity(value)
-    return value
 
 
 def _seeds(value: Any) -> Any:
@@ -83,53 +40,6 @@ def _seeds(value: Any) -> Any:
             raise UserError(f"seeds is {value}; give the number of seeds (1 or more) or a list")
         return tuple(range(value))
     return value
-
-
-def _distinct(values: Sequence[Any]) -> Sequence[Any]:
-    if len(set(values)) != len(values):
-        raise UserError(f"{list(values)} has a value twice; give each once")
-    return values
-
-
-def _rising(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(sorted(_distinct(values)))
-
-
-Sparsity = Annotated[float, AfterValidator(_sparsity)]
-
-
-class Table(BaseModel):
-    """A part of a recipe: frozen, and a key it does not know is a mistake."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Prune(Table):
-    """What is cut, how far, and from where."""
-
-    method: Annotated[
-        tuple[Annotated[str, AfterValidator(_known_method)], ...],
-        BeforeValidator(_listed),
-        AfterValidator(_distinct),
-        Field(min_length=1),
-    ] = ("magnitude",)
-    """Methods, each with a chain of levels of its own (``thrifty methods``)."""
-    sparsity: Annotated[
-        tuple[Sparsity, ...],
-        BeforeValidator(_listed),
-        AfterValidator(_rising),
-        Field(min_length=1),
-    ] = (0.5, 0.8, 0.9, 0.95)
-    """Levels: shares of the prunable weights that become zero, in rising order."""
-    criterion: Annotated[str, AfterValidator(_known_criterion)] | None = None
-    """Instead of the methods' own (``thrifty criteria``)."""
-    granularity: Annotated[str, AfterValidator(_known_granularity)] | None = None
-    allocation: Annotated[str, AfterValidator(_known_allocation)] | None = None
-    schedule: Annotated[str, AfterValidator(_known_schedule)] | None = None
-    keep: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
-    """Patterns of layers that are not pruned."""
-    layers: dict[str, Sparsity] | None = None
-    """For the allocation ``explicit``: patterns of layers to sparsities."""
 
 
 class Retrain(Table):
@@ -167,7 +77,7 @@ class Recipe(Table):
     """A file of weights to start from, instead of random ones."""
     data: str = "digits"
     seeds: Annotated[
-        tuple[int, ...], BeforeValidator(_seeds), AfterValidator(_distinct), Field(min_length=1)
+        tuple[int, ...], BeforeValidator(_seeds), AfterValidator(distinct), Field(min_length=1)
     ] = (0, 1, 2)
     """A number of seeds, or a list of them."""
     train: Plan = Plan()
@@ -184,8 +94,14 @@ class Recipe(Table):
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods of ``prune``, and ``random`` where asked for."""
-        extra = ("random",) if self.random and "random" not in self.prune.method else ()
-        return self.prune.method + extra
+        from thrifty.pruning.methods import METHODS
+
+        if not self.random:
+            return self.prune.method
+        kinds = [METHODS.get(name).removes for name in self.prune.method]
+        lots = {"weights": "random", "channels": "random_filter"}
+        extra = dict.fromkeys(lots[kind] for kind in kinds)
+        return self.prune.method + tuple(n for n in extra if n not in self.prune.method)
 
     @property
     def identity(self) -> str:

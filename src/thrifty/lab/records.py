@@ -28,12 +28,14 @@ class Record(Shown):
     data: str
     method: str
     level: float
-    """The sparsity that was asked for."""
+    """What was asked for: the share of the dense network that goes, where it is a share."""
     seed: int
     sparsity: float
-    """Zeros among the prunable weights, counted."""
+    """Share of the dense parent's prunable weights that is zero or gone, counted."""
     sparsity_all: float
     """Zeros among all parameters, counted."""
+    sparsity_conv: float | None = None
+    """Share of the weights of convolutions that is zero or gone; None if there are none."""
     accuracy: float
     accuracy_cut: float | None = None
     """Accuracy right after the cut, before any retraining (and before BN recalibration)."""
@@ -53,7 +55,7 @@ class Record(Shown):
     bytes: int
     """Size of the compressed file (``model.safetensors.zst``) that was written."""
     bytes_dense: int
-    """Size of the same network as plain safetensors."""
+    """Size of the dense parent as plain safetensors."""
     latency_us: float | None = None
     """Time of one input, batch 1, in microseconds; how it was taken is in ``run.json``."""
     epochs: int = 0
@@ -88,6 +90,7 @@ class Point(Shown):
     seeds: int
     sparsity: float
     sparsity_all: float
+    sparsity_conv: float | None
     accuracy: float
     accuracy_std: float | None
     accuracy_min: float
@@ -156,6 +159,7 @@ def _point(group: list[Record]) -> Point:
         seeds=len(group),
         sparsity=mean("sparsity"),
         sparsity_all=mean("sparsity_all"),
+        sparsity_conv=maybe_mean("sparsity_conv"),
         accuracy=mean("accuracy"),
         accuracy_std=spread("accuracy"),
         accuracy_min=min(r.accuracy for r in group),
@@ -167,9 +171,9 @@ def _point(group: list[Record]) -> Point:
         bytes=mean("bytes"),
         bytes_dense=mean("bytes_dense"),
         latency_us=maybe_mean("latency_us"),
-        params=first.params,
+        params=round(mean("params")),
         nonzero=mean("nonzero"),
-        macs=first.macs,
+        macs=round(mean("macs")),
         macs_nonzero=mean("macs_nonzero"),
         epochs=first.epochs,
     )

@@ -11,13 +11,13 @@ from thrifty import files
 from thrifty.errors import Unfinished
 from thrifty.lab import measure
 from thrifty.lab.chains import Chains
+from thrifty.lab.channel_steps import rehearse
 from thrifty.lab.executor import Executor, Failed, best
 from thrifty.lab.front import Front
 from thrifty.lab.recipe import Recipe
 from thrifty.lab.records import DENSE, Record
 from thrifty.lab.steps import Job, Lab, born, do
 from thrifty.lab.store import Store
-from thrifty.pruning.allocation import Budget
 from thrifty.pruning.pruning import cut
 
 Tell = Callable[[dict[str, Any]], None]
@@ -94,8 +94,11 @@ def _preflight(lab: Lab) -> None:
     with torch.no_grad():
         measure.run(model, data.prepare(data.test.inputs[:2].to(lab.device)), data)
     for method in lab.recipe.methods:
-        for level in lab.chains.levels(method):
-            cut(model, lab.chains.cut(method), Budget(level), data=data, within=born(model))
+        if lab.chains.removes(method):
+            rehearse(lab, model, method)
+            continue
+        for budget in lab.chains.budgets(method):
+            cut(model, lab.chains.cut(method), budget, data=data, within=born(model))
 
 
 def _jobs(lab: Lab, methods: tuple[str, ...], executor: Executor | None, tell: Tell) -> list[str]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from thrifty.data import Data, load_data
 from thrifty.errors import UserError
 from thrifty.lab.chains import Chains
+from thrifty.lab.channel_steps import Dense, channel_level, gated_parent, removing
 from thrifty.lab.measure import agree, costs, judge, latency_ratio, latency_us
 from thrifty.lab.recipe import Recipe
 from thrifty.lab.records import CONTROL, DENSE, Record
@@ -90,9 +91,9 @@ class Lab:
             seed=derive(seed, "dense"),
             checkpoint=step.checkpoint,
             checkpoint_seconds=self.recipe.machine.checkpoint_seconds,
-            tell=self._events(DENSE, 0.0),
+            tell=self.events(DENSE, 0.0),
         )
-        self._finish(model, step, log, None, seed=seed, method=DENSE, level=0.0)
+        self.finish(model, step, log, None, seed=seed, method=DENSE, level=0.0)
         return 1
 
     def level(self, seed: int, method: str, number: int) -> int:
@@ -100,7 +101,10 @@ class Lab:
         step = self.chains.level(seed, method, number)
         if step.done:
             return 0
+        if self.chains.removes(method) and method != CONTROL:
+            return channel_level(self, seed, method, number)
         level, when = self.chains.levels(method)[number], self.chains.schedule(method)
+        asked = self.chains.budgets(method)[number]
         parent = self.chains.dense(seed)
         chained = when.start == "previous" and number > 0
         start = self.chains.level(seed, method, number - 1) if chained else parent
@@ -108,13 +112,16 @@ class Lab:
         before = _masks.load(start.masks, model) if chained else born(model)
 
         def cut_to(sparsity: float, within: Held) -> Masks:
+            if self.chains.removes(method):  # the control of a method that removes channels
+                how, budget = self.chains.channel_cut(method), self.chains.budgets(method)[number]
+                return removing(model, self.data, how, budget, self.lots(seed))
             return cut(
                 model,
                 self.chains.cut(method),
-                Budget(sparsity),
+                Budget(sparsity) if asked.of == "sparsity" else asked,
                 data=self.data,
                 within=within,
-                seed=derive(seed, "lots"),
+                seed=self.lots(seed),
             )
 
         target = cut_to(level, before)
@@ -129,7 +136,7 @@ class Lab:
             accuracy_cut = judge(model, self.data).accuracy
         log = self._retrain(model, step, parent, held, ramp, hurt, seed, method, number)
         _masks.save(target if method == CONTROL else log.masks or target, step.masks)
-        self._finish(
+        self.finish(
             model,
             step,
             log,
@@ -160,6 +167,48 @@ class Lab:
         if self.recipe.train.channels_last:
             channels_last(model, self.data)
         return model
+
+    def lots(self, seed: int) -> int:
+        """The seed for what is drawn by lot."""
+        return derive(seed, "lots")
+
+    def gate(self, seed: int, method: str) -> int:
+        """Train the parent of a method with its gates, or take it as it is."""
+        step = self.chains.gated(seed, method)
+        if step is None or step.done:
+            return 0
+        return gated_parent(self, step, seed, method)
+
+    def retrain_level(
+        self,
+        model: nn.Module,
+        step: Step,
+        seed: int,
+        method: str,
+        number: int,
+        held: Held,
+        hurt: tuple[float, float, float],
+        accuracy_cut: float,
+        taken: Masks,
+        dense: Dense,
+    ) -> None:
+        """Retrain a network whose channels are gone, and write all there is of it."""
+        parent = self.chains.dense(seed)
+        log = self._retrain(model, step, parent, held, None, hurt, seed, method, number)
+        _masks.save(taken, step.masks)
+        chained = self.chains.schedule(method).start == "previous"
+        self.finish(
+            model,
+            step,
+            log,
+            parent,
+            dense,
+            seed=seed,
+            method=method,
+            level=self.chains.levels(method)[number],
+            accuracy_cut=accuracy_cut,
+            epochs=self.recipe.retrain.epochs * (number + 1 if chained else 1),
+        )
 
     def _retrain(
         self,
@@ -194,11 +243,17 @@ class Lab:
             teacher=teacher,
             checkpoint=step.checkpoint,
             checkpoint_seconds=self.recipe.machine.checkpoint_seconds,
-            tell=self._events(method, self.chains.levels(method)[number]),
+            tell=self.events(method, self.chains.levels(method)[number]),
         )
 
-    def _finish(
-        self, model: nn.Module, step: Step, log: Log, parent: Step | None, **about: Any
+    def finish(
+        self,
+        model: nn.Module,
+        step: Step,
+        log: Log,
+        parent: Step | None,
+        dense: Dense | None = None,
+        **about: Any,
     ) -> None:
         """Measure a network and write all there is of it."""
         judged = judge(model, self.data)
@@ -215,16 +270,17 @@ class Lab:
             agreement=agreement,
             loss=judged.loss,
             bytes=save(model, step.model),
-            bytes_dense=plain_bytes(model),
+            bytes_dense=parent.record().bytes_dense if dense and parent else plain_bytes(model),
             **about,
-            **costs(model, self.data.shape),
+            **(dense.record if dense else costs)(model, self.data.shape),
         )
         step.time(seconds=log.seconds)
         step.finish(record, judged.predictions, log.epochs)
         shown = ("method", "level", "seed", "accuracy", "sparsity", "bytes")
         self._tell({"job": self.label, "done": True} | {k: getattr(record, k) for k in shown})
 
-    def _events(self, method: str, level: float) -> Tell:
+    def events(self, method: str, level: float) -> Tell:
+        """What a training tells, with whose it is."""
         about = {"job": self.label, "method": method, "level": level}
         return lambda event: self._tell(about | event)
 

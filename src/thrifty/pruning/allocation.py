@@ -20,7 +20,7 @@ from thrifty.registry import call_spec, parse_spec, suggest
 
 Scores = Mapping[str, Tensor]
 Counts = dict[str, int]
-BUDGETS = ("sparsity", "params", "threshold")
+BUDGETS = ("sparsity", "params", "macs", "bytes", "latency", "threshold")
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ class Budget:
 
     - ``sparsity``: the share of prunable weights (or units) that is removed, 0 <= amount < 1.
     - ``params``: the share (below 1) or number (1 and more) of all parameters that is kept.
+    - ``macs``, ``bytes``, ``latency``: the share (at most 1) of the dense network's that is kept,
+      or the number of multiply-adds or bytes; for methods that remove channels.
     - ``threshold``: units whose score is at least ``amount`` are kept, however many they are.
     """
 
     amount: float
-    of: Literal["sparsity", "params", "threshold"] = "sparsity"
+    of: Literal["sparsity", "params", "macs", "bytes", "latency", "threshold"] = "sparsity"
 
     def __post_init__(self) -> None:
         if self.of not in BUDGETS:
@@ -42,7 +44,7 @@ class Budget:
             raise UserError(f"the budget is {self.amount}; it must be a finite number")
         if self.of == "sparsity":
             check_sparsity(self.amount)
-        elif self.amount < 0 or (self.of == "params" and self.amount == 0):
+        elif self.amount < 0 or (self.of != "threshold" and self.amount == 0):
             raise UserError(f"the budget of {self.of} is {self.amount}; it must be above 0")
 
 

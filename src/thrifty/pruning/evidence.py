@@ -24,7 +24,7 @@ def gather(
     The model is left as it was: mode, gradients and running statistics are put back.
 
     Args:
-        needs: names out of ``Layer``: ``grad`` (needs ``batches``), ``noise``.
+        needs: names out of ``Layer``: ``grad`` and ``grad_square`` (need ``batches``), ``noise``.
         batches: pairs of inputs (n, ...) and labels (n,), as the model takes them.
         seed: decides ``noise``, with the layer's name.
         only: the tensors to gather for; all prunable ones by default.
@@ -41,38 +41,52 @@ def gather(
     layers = {name: Layer(p.detach()) for name, p in tensors.items()}
     if "noise" in needs:
         layers = {n: v._replace(noise=_noise(n, v.weight, seed)) for n, v in layers.items()}
-    if "grad" in needs:
+    if {"grad", "grad_square"} & set(needs):
         if batches is None:
             raise UserError(
                 "this criterion needs gradients, so it needs data; give data= (or use magnitude)"
             )
-        gradients = mean_gradients(model, tensors, batches)
-        layers = {name: layer._replace(grad=gradients[name]) for name, layer in layers.items()}
+        mean, square = gradients(model, tensors, batches)
+        found = {"grad": mean, "grad_square": square}
+        layers = {
+            name: layer._replace(**{k: v[name] for k, v in found.items() if k in needs})
+            for name, layer in layers.items()
+        }
     return layers
 
 
-def mean_gradients(
+def gradients(
     model: nn.Module, tensors: Mapping[str, nn.Parameter], batches: Iterable[Batch]
-) -> dict[str, Tensor]:
-    """Gradient of the mean cross entropy over all ``batches``, for each tensor, in eval mode."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gradient of the mean cross entropy over all inputs, and the mean square of the batches'.
+
+    The model is run in eval mode.  A batch counts in the mean by its inputs and in the mean
+    square as one.
+    """
     training = {module: module.training for module in model.modules()}
     model.eval()
     total = {name: torch.zeros_like(p) for name, p in tensors.items()}
-    count = 0
+    square = {name: torch.zeros_like(p) for name, p in tensors.items()}
+    count = number = 0
     try:
         for inputs, labels in batches:
             loss = nn.functional.cross_entropy(model(inputs), labels, reduction="sum")
             parts = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
-            for gradient, part in zip(total.values(), parts, strict=True):
+            for name, part in zip(tensors, parts, strict=True):
                 if part is not None:
-                    gradient += part
+                    total[name] += part
+                    square[name] += (part / len(labels)).square()
             count += len(labels)
+            number += 1
     finally:
         for module, mode in training.items():
             module.training = mode
     if not count:
         raise UserError("the data for the gradients has no batch; give at least one input")
-    return {name: gradient / count for name, gradient in total.items()}
+    return (
+        {name: gradient / count for name, gradient in total.items()},
+        {name: value / number for name, value in square.items()},
+    )
 
 
 def _noise(name: str, weight: Tensor, seed: int) -> Tensor:

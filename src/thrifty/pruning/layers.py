@@ -17,6 +17,8 @@ class Layer(NamedTuple):
     """(out, in, *kernel)"""
     grad: Tensor | None = None
     """Mean gradient of the loss over the data, the shape of ``weight``."""
+    grad_square: Tensor | None = None
+    """Mean over the batches of the squared gradient of the loss, the shape of ``weight``."""
     noise: Tensor | None = None
     """Independent uniform numbers in [0, 1), the shape of ``weight``, drawn from the seed."""
 

@@ -39,6 +39,11 @@ class Cut:
     def of(cls, method: str | Method, **overrides: Any) -> "Cut":
         """The cut of a method, with the fields that are given and not ``None`` replaced."""
         found = METHODS.get(method) if isinstance(method, str) else method
+        if found.removes == "channels":
+            raise UserError(
+                f"{method} removes channels, which gives another network; use "
+                f"small = thrifty.prune_channels(model, {method!r}, budget, example)"
+            )
         base = cls(
             criterion=found.criterion, granularity=found.granularity, allocation=found.allocation
         )
@@ -190,6 +195,11 @@ def _counts(
     units = sum(s.numel() for s in scores.values())
     if budget.of == "threshold":
         return {n: max(1, int((s >= budget.amount).sum())) for n, s in scores.items()}
+    if budget.of in ("macs", "bytes", "latency"):
+        raise UserError(
+            f"zeros among the weights save no {budget.of}; give a sparsity or params, or use a "
+            f"method that removes channels, such as l1_filter"
+        )
     if budget.of == "params":
         weights = sum(layer.weight.numel() for layer in layers.values())
         every = sum(p.numel() for p in model.parameters())

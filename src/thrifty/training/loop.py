@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from thrifty.data import Data, Split, augment
 from thrifty.errors import Diverged
 from thrifty.files import written
+from thrifty.pruning.gates import Gate
 from thrifty.pruning.masks import Masks
 from thrifty.shown import Shown
 from thrifty.training import losses
-from thrifty.training.plan import Plan, lr_share
+from thrifty.training.plan import Plan, lr_share, step_size
 from thrifty.training.recovery import recalibrate
 from thrifty.training.stepper import Stepper
 
@@ -74,6 +75,7 @@ def train(
     lr_of: Callable[[float], float] | None = None,
     ramp: Ramp | None = None,
     teacher: Teacher | None = None,
+    gate: Gate | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 20.0,
     tell: Event | None = None,
@@ -87,6 +89,7 @@ def train(
         lr_of: learning rate by progress 0..1, instead of the plan's schedule.
         ramp: masks by progress 0..1, for pruning while training; asked at most 100 times.
         teacher: a network to stay close to.
+        gate: trained with the network, to which it must be attached; it is not folded here.
         checkpoint: file to resume from and to save to, at ends of epochs.
         checkpoint_seconds: least time between two saves.
         tell: called with a dictionary of figures, about once a second.
@@ -105,7 +108,8 @@ def train(
     steps = max(1, len(split) // plan.batch)
     first, rows = 0, list[dict[str, float]]()
     held = masks if masks is not None else ramp(0.0, None) if ramp else None
-    stepper = Stepper(model, plan, held)
+    spared = gate.variables(model).values() if gate is not None else ()
+    stepper = Stepper(model, plan, held, undecayed=spared)
     if checkpoint is not None and checkpoint.exists():
         first, rows, held = _load(checkpoint, model, stepper, held)
     every = max(1, steps * plan.epochs // 100)
@@ -130,6 +134,8 @@ def train(
                     aim = teacher.model(inputs)
                 gap = losses.distillation(outputs, aim, teacher.temperature)
                 loss = (1 - teacher.weight) * loss + teacher.weight * gap
+            if gate is not None and (penalty := gate.penalty(model, progress)) is not None:
+                loss = loss + penalty
             loss.backward()  # type: ignore[no-untyped-call]
             if not math.isfinite(value := float(loss.detach())):
                 model.load_state_dict(backup)
@@ -138,7 +144,12 @@ def train(
                     f"a learning rate of {rate(progress):.4g}; lower the learning rate, add "
                     f"warmup, or set clip; the weights are those from before this epoch"
                 )
+            if gate is not None:
+                gate.after_backward(model)
             stepper.step(rate(progress))
+            if gate is not None:
+                gate.after_step(model, step_size(plan, rate(progress)), progress)
+                stepper.clear_held()
             lost += value * len(labels)
             right += float((outputs.detach().argmax(1) == labels).sum())
             seen += len(labels)

@@ -26,7 +26,7 @@ class Plan(BaseModel):
     nesterov: bool = True
     """Nesterov momentum, for sgd."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    """Of weights; biases and normalisation are not decayed."""
+    """Of weights; biases, normalisation and gates are not decayed."""
     schedule: Literal["cosine", "step", "one_cycle", "linear", "constant"] = "cosine"
     """How the learning rate changes; ``step`` divides it by 10 at 1/2 and 3/4 of the epochs."""
     warmup: Share = 0.05
@@ -72,6 +72,16 @@ def lr_share(schedule: str, progress: float, warmup: float = 0.0) -> float:
     if schedule == "linear":
         return 1.0 - progress
     return 1.0
+
+
+def step_size(plan: Plan, lr: float) -> float:
+    """How far a constant gradient of 1 moves a value in one step, after many: lr / (1 - momentum).
+
+    A proximal step of that size has the minimum of loss + penalty as its fixed point, as a
+    penalty in the gradient has; one of ``lr`` would pull a tenth as hard at momentum 0.9.
+    Adam divides the gradient by its size, so there it is ``lr``.
+    """
+    return lr / (1.0 - plan.momentum) if plan.optimizer == "sgd" else lr
 
 
 def _half_cosine(progress: float) -> float:

@@ -5,7 +5,7 @@ parameters become views of one buffer, so that the optimizer, the clipping and t
 pruned weights are one operation each.  Larger networks keep their tensors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class Stepper:
         model: its parameters must stay where they are (device, dtype) while this lives.
         masks: parameters to hold; may be replaced by :meth:`hold`.
         flat: one buffer or many tensors; by the size of the model if ``None``.
+        undecayed: parameters without weight decay, whatever their dimensions.
     """
 
     def __init__(
@@ -34,14 +35,16 @@ class Stepper:
         plan: Plan,
         masks: Mapping[str, Tensor] | None = None,
         flat: bool | None = None,
+        undecayed: Iterable[Tensor] = (),
     ):
         parameters = [p for p in model.parameters() if p.requires_grad]
         size = sum(p.numel() for p in parameters)
         same = len({(p.dtype, p.device) for p in parameters}) == 1
         self.model, self.clip = model, plan.clip
         self.flat = same and (size < FLAT_BELOW if flat is None else flat)
-        decayed = [p for p in parameters if p.dim() > 1]
-        plain = [p for p in parameters if p.dim() <= 1]
+        spared = {id(p) for p in undecayed}
+        decayed = [p for p in parameters if p.dim() > 1 and id(p) not in spared]
+        plain = [p for p in parameters if p.dim() <= 1 or id(p) in spared]
         self._groups = [_Group(g, self.flat) for g in (decayed, plain)]
         self.optimizer = build(plan, self._groups[0].tensors, self._groups[1].tensors)
         self._held: list[tuple[Tensor, Tensor]] = []
@@ -77,9 +80,13 @@ class Stepper:
                     clear(tensor.grad, mask)
             torch.nn.utils.clip_grad_norm_([t for g in self._groups for t in g.tensors], self.clip)
         self.optimizer.step()
-        with torch.no_grad():
-            for tensor, mask in self._held:
-                clear(tensor.detach(), mask)
+        self.clear_held()
+
+    @torch.no_grad()
+    def clear_held(self) -> None:
+        """In place: what masks prune is exactly zero, whatever changed it."""
+        for tensor, mask in self._held:
+            clear(tensor.detach(), mask)
 
     def release(self) -> None:
         """In place: give the parameters memory of their own again and drop the gradients."""

@@ -5,6 +5,7 @@ among layers, and when the cut happens.  Every field may be overridden by a reci
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from thrifty.registry import Registry
 
@@ -17,6 +18,14 @@ class Method:
     granularity: str = "weight"
     allocation: str = "lamp"
     schedule: str = "iterative"
+    removes: Literal["weights", "channels"] = "weights"
+    """Weights become zero; channels are gone, and with them parts of the layers around."""
+    members: tuple[str, ...] = ("out",)
+    """For channels: the roles of the tensors that are scored (:class:`thrifty.Group`)."""
+    normalise: bool = False
+    """For channels: divide scores by their mean in a group."""
+    gate: str | None = None
+    """A gate to train with before the cut (``thrifty.pruning.gates``)."""
     about: str
     """One line for listings."""
     source: str

@@ -1,0 +1,173 @@
+"""Which channels go: scores of units, budgets, rounding, refusals."""
+
+import pytest
+import torch
+from torch import nn
+
+import thrifty
+from thrifty.channels.costs import Costs
+from thrifty.channels.finding import groups
+from thrifty.errors import UserError
+from thrifty.pruning.allocation import Budget
+from thrifty.pruning.structured import (
+    ChannelCut,
+    as_masks,
+    asked,
+    choose,
+    prune_channels,
+    scores,
+)
+
+EXAMPLE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def chain() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 5),
+    )
+
+
+def test_the_l1_score_of_a_channel_is_the_norm_of_its_filter():
+    model = chain()
+    found = scores(model, groups(model, EXAMPLE), ChannelCut.of("l1_filter"))
+    torch.testing.assert_close(found["0"], model[0].weight.detach().abs().sum((1, 2, 3)))
+    assert list(found) == ["0", "3"]
+
+
+def test_the_slimming_score_is_the_scale_and_layers_without_one_are_left():
+    model = chain()
+    nn.init.normal_(model[1].weight)
+    found = scores(model, groups(model, EXAMPLE), ChannelCut.of("slimming"))
+    assert list(found) == ["0"]
+    torch.testing.assert_close(found["0"], model[1].weight.detach().abs())
+
+
+def test_the_group_norm_score_adds_what_makes_and_what_reads_a_channel():
+    model = chain()
+    cut = ChannelCut.of("group_norm", normalise=False)
+    found = scores(model, groups(model, EXAMPLE), cut)["0"]
+    made = model[0].weight.detach().square().sum((1, 2, 3))
+    read = model[3].weight.detach().square().sum((0, 2, 3))
+    scale = model[1].weight.detach().square()
+    torch.testing.assert_close(found, (made + read + scale) / 3)
+
+
+def test_normalised_scores_have_mean_one_in_every_group():
+    model = chain()
+    found = scores(model, groups(model, EXAMPLE), ChannelCut.of("group_norm"))
+    for values in found.values():
+        assert float(values.mean()) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_the_geometric_median_gives_up_the_filter_that_others_repeat():
+    model = chain()
+    with torch.no_grad():
+        model[0].weight[5] = model[0].weight.mean(0)
+    found = scores(model, groups(model, EXAMPLE), ChannelCut.of("fpgm"))["0"]
+    assert int(found.argmin()) == 5
+
+
+def test_the_taylor_score_counts_gradients_that_cancel():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 8), nn.ReLU(), nn.Linear(8, 5))
+    labels = torch.tensor([0, 1])
+    batches = [(EXAMPLE[:1], labels[:1]), (EXAMPLE[1:], labels[1:])]
+    found = scores(model, groups(model, EXAMPLE), ChannelCut.of("taylor"), data=batches)["1"]
+    expected = torch.zeros_like(model[1].weight)
+    for x, y in batches:
+        loss = nn.functional.cross_entropy(model(x), y)
+        expected += torch.autograd.grad(loss, model[1].weight)[0].square() / 2
+    torch.testing.assert_close(found, (expected * model[1].weight.square()).sum(1).detach())
+
+
+def test_scores_of_gates_take_the_place_of_a_criterion():
+    model = chain()
+    given = {"0.weight": torch.arange(16.0)}
+    found = scores(model, groups(model, EXAMPLE), ChannelCut.of("slimming"), given=given)
+    assert list(found) == ["0"]
+    assert found["0"].tolist() == list(range(16))
+
+
+def test_a_weight_that_is_not_a_number_is_told():
+    model = chain()
+    with torch.no_grad():
+        model[0].weight[0, 0, 0, 0] = torch.nan
+    found = groups(model, EXAMPLE, check=False)
+    with pytest.raises(UserError, match="0 cannot be scored: magnitude gave NaN"):
+        scores(model, found, ChannelCut.of("l1_filter"))
+
+
+def test_channels_stay_a_multiple_of_eight_or_of_an_eighth_of_a_narrow_layer():
+    small = prune_channels(chain(), "l1_filter", Budget(0.37, of="macs"), EXAMPLE)
+    assert small[0].out_channels % 2 == 0
+    assert small[3].out_channels % 8 == 0
+    assert small[3].out_channels < 64
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.3, 0.1])
+def test_the_largest_network_within_the_budget_is_taken(share):
+    model = chain()
+    found = groups(model, EXAMPLE)
+    how = ChannelCut.of("l1_filter", round=1, allocation="global")
+    scored = scores(model, found, how)
+    cost, most, name = asked(model, found, Budget(share, of="params"), (3, 8, 8))
+    kept = choose(found, scored, cost, most, how, name)
+    assert cost(kept) <= most
+    left = sum(int(k.sum()) for k in kept.values())
+    more = choose(found, scored, lambda k: sum(int(v.sum()) for v in k.values()), left + 1, how)
+    assert cost(more) > most
+
+
+def test_a_budget_that_cannot_be_met_says_the_least_that_can():
+    with pytest.raises(UserError, match=r"budget of params of 10 cannot be met.*at least 50"):
+        prune_channels(chain(), "l1_filter", Budget(10, of="params"), EXAMPLE, round=1)
+
+
+def test_a_method_without_anything_to_score_names_another():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    with pytest.raises(UserError, match="finds no channels to remove.*scale"):
+        prune_channels(model, "slimming", 0.5, EXAMPLE)
+
+
+def test_a_method_of_weights_is_sent_to_prune():
+    with pytest.raises(UserError, match="use thrifty.prune"):
+        prune_channels(chain(), "magnitude", 0.5, EXAMPLE)
+
+
+def test_kept_layers_are_left_whole():
+    small = prune_channels(chain(), "l1_filter", Budget(0.6, of="macs"), EXAMPLE, keep=["0"])
+    assert small[0].out_channels == 16
+    assert small[3].out_channels < 64
+
+
+def test_layers_have_shares_of_their_own():
+    how = ChannelCut.of("l1_filter", allocation="explicit", layers={"3": 0.75}, round=1)
+    model = chain()
+    found = groups(model, EXAMPLE)
+    kept = choose(found, scores(model, found, how), lambda _: 0.0, 0.0, how)
+    assert {n: int(k.sum()) for n, k in kept.items()} == {"0": 16, "3": 16}
+
+
+def test_what_is_removed_is_told_as_masks_of_filters_and_columns():
+    model = chain()
+    found = groups(model, EXAMPLE)
+    keep = torch.ones(16, dtype=torch.bool)
+    keep[3] = False
+    masks = as_masks(model, found, {"0": keep})
+    assert set(masks) == {"0.weight", "3.weight"}
+    assert not masks["0.weight"][3].any()
+    assert not masks["3.weight"][:, 3].any()
+    costs = Costs(model, found)
+    gone = costs.of({}).params - costs.of({"0": keep}).params
+    assert gone == sum(int((~m).sum()) for m in masks.values()) + 3  # its bias, scale and shift
+
+
+def test_it_is_there_for_users():
+    assert thrifty.prune_channels is prune_channels
