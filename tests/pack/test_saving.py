@@ -193,7 +193,7 @@ def test_a_network_of_the_user_s_own_is_loaded_by_naming_it(tmp_path):
         ("{", "no JSON"),
         ("[" * 100_000, "no JSON"),
         ("3", "no JSON object"),
-        (said(format=2), "reads format 1; upgrade"),
+        (said(format=3), "reads formats 1 and 2; upgrade"),
         (said(model=None), "does not say of which network"),
         (said(model=3), "is no network"),
         (said(classes="3"), "is no network"),

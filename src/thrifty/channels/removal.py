@@ -1,23 +1,26 @@
 """Channels that are really gone: slice the tensors, fold the constants, prove it is the same.
 
-What a removed channel still sent (the shift of its norm through the activation) is a constant,
-measured where it is read, and added to the bias of the reader or taken from the running mean of
-the norm behind it.  That is exact but at borders padded with zeros, where the constant was not.
+Proven is that a network without channels computes what the network computes in which they are
+cut off: made by zeros and read by zeros.  Constants that they sent are folded afterwards.
 """
 
 import copy
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from thrifty.channels.groups import Groups, Kept, Member
+from thrifty.channels.folding import dead_of, fold, lost, precise
+from thrifty.channels.groups import Groups, Kept
 from thrifty.channels.trace import run, tensors_in
 from thrifty.errors import UserError
 from thrifty.nets.resizing import reheaded, resize
 from thrifty.nets.shrunk import cut, takes
+
+CUT = ("out", "in", "scale", "shift", "each")
+"""The roles of tensors at which a channel is cut off from the network."""
 
 TOLERANCE = 1e-4
 """Largest difference of outputs that is rounding, as a share of the largest output, at least 1."""
@@ -29,7 +32,7 @@ class Surgery:
 
     model: nn.Module
     difference: float
-    """Largest difference of outputs with removed channels at zero; rounding of float32."""
+    """Largest difference of outputs with removed channels cut off; rounding of float32."""
     border: float
     """Largest difference that is left after folding the constants; from zero-padded borders."""
     attributes: dict[str, dict[str, int]]
@@ -62,9 +65,13 @@ def operate(
     takes(small, example)
     difference = border = 0.0
     if check:
-        plain = silenced(model, groups, kept, ("out", "scale", "shift", "each"))
-        difference = distance(plain, small, example)
-        if not difference <= TOLERANCE:
+        before = outputs(model, example)
+        check_numbers(model, before)
+        plain = outputs(silenced(model, groups, kept, CUT), example)
+        without = outputs(small, example)
+        far = apart(before, plain, without)
+        difference = gap(plain, without) / max(1.0, _largest(plain))
+        if far is not None:
             raise UserError(
                 f"the network without {_said(kept)} gives other outputs than with them at zero, by "
                 f"{difference:.2g}; its code knows their number or order; keep them whole "
@@ -103,21 +110,6 @@ def checked(groups: Groups, kept: Kept) -> dict[str, Tensor]:
             )
         out[name] = keep.cpu()
     return out
-
-
-def lost(groups: Groups, kept: Kept) -> dict[tuple[str, int], Tensor]:
-    """(tensor, dimension) -> bool (size,), True where it goes."""
-    gone: dict[tuple[str, int], Tensor] = {}
-    for name, keep in kept.items():
-        for member in groups[name].members:
-            dead = _dead(member, keep)
-            key = member.tensor, member.dim
-            gone[key] = gone[key] | dead if key in gone else dead
-    return gone
-
-
-def _dead(member: Member, keep: Tensor) -> Tensor:
-    return (member.unit >= 0) & ~keep[member.unit.clamp_min(0)]
 
 
 @torch.no_grad()
@@ -164,119 +156,67 @@ def silenced(model: nn.Module, groups: Groups, kept: Kept, roles: tuple[str, ...
         for member in groups[name].members:
             if member.role in roles:
                 tensor = tensors[member.tensor]
-                dead = _dead(member, keep).nonzero()[:, 0].to(tensor.device)
+                dead = dead_of(member, keep).nonzero()[:, 0].to(tensor.device)
                 tensor.index_fill_(member.dim, dead, 0.0)
     return quiet
 
 
 @torch.no_grad()
-def distance(ours: nn.Module, theirs: nn.Module, example: tuple[Any, ...]) -> float:
-    """Largest difference of outputs in eval mode, as a share of the largest (at least 1)."""
-    outs = []
-    for model in (ours, theirs):
-        training = {module: module.training for module in model.modules()}
-        model.eval()
-        try:
-            outs.append([x.float() for x in tensors_in([run(model, example)])])
-        finally:
-            for module, mode in training.items():
-                module.training = mode
-    if [x.shape for x in outs[0]] != [x.shape for x in outs[1]]:
-        return float("inf")
-    worst = 0.0
-    for a, b in zip(*outs, strict=True):
-        if a.numel():
-            gap = float((a - b).abs().max()) / max(1.0, float(a.abs().max()))
-            worst = gap if gap != gap else max(worst, gap)
-    return worst
-
-
-@torch.no_grad()
-def fold(
-    small: nn.Module, masked: nn.Module, groups: Groups, kept: Kept, example: tuple[Any, ...]
-) -> bool:
-    """In place: the constants that removed units send in ``masked``, into ``small``.
-
-    Returns:
-        Whether there was any.
-    """
-    gone = lost(groups, kept)
-    readers = {
-        m.tensor: m for g in kept for m in groups[g].of("in") if bool(gone[m.tensor, m.dim].any())
-    }
-    sent = _sent(masked, readers, gone, example)
-    modules = dict(small.named_modules())
-    buffers = dict(small.named_buffers())
-    theirs = dict(masked.named_modules())
-    found = False
-    for name, constants in sent.items():
-        if not bool(constants.any()):
-            continue
-        found = True
-        path = name.rpartition(".")[0]
-        delta = _added(theirs[path], gone[name, readers[name].dim], constants)
-        rows = gone.get((name, 1 if getattr(theirs[path], "transposed", False) else 0))
-        delta = delta[~rows.to(delta.device)] if rows is not None else delta
-        mean = groups.norm_after.get(name)
-        if mean is not None and mean in buffers:
-            buffers[mean] -= delta
-        elif modules[path].bias is not None:
-            modules[path].bias.add_(delta)
-        else:
-            modules[path].register_parameter("bias", nn.Parameter(delta))
-    return found
-
-
-def _sent(
-    masked: nn.Module,
-    readers: Mapping[str, Member],
-    gone: Mapping[tuple[str, int], Tensor],
-    example: tuple[Any, ...],
-) -> dict[str, Tensor]:
-    """Weight of a reader -> the constant (n,) that each column to be removed receives."""
-    sent: dict[str, Tensor] = {}
-    handles = []
-    modules = dict(masked.named_modules())
-
-    def watch(name: str, dead: Tensor) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0]
-            dim = x.dim() - 1 if isinstance(module, nn.Linear) else 1
-            values = x.index_select(dim, dead.nonzero()[:, 0].to(x.device)).movedim(dim, 0)
-            constants = values.reshape(len(values), -1).median(1).values
-            sent.setdefault(name, constants)
-
-        return hook
-
-    kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    for name, member in readers.items():
-        module = modules.get(name.rpartition(".")[0])
-        if isinstance(module, kinds) and name.endswith("weight"):
-            if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1:
-                continue
-            handles.append(
-                module.register_forward_pre_hook(watch(name, gone[member.tensor, member.dim]))
-            )
-    training = {module: module.training for module in masked.modules()}
-    masked.eval()
+def outputs(model: nn.Module, example: tuple[Any, ...]) -> list[Tensor]:
+    """What a network gives in eval mode, in float64, computed in 32 bits at least."""
+    model, example = precise(model, example)
+    training = {module: module.training for module in model.modules()}
+    model.eval()
     try:
-        run(masked, example)
+        return [x.double() for x in tensors_in([run(model, example)])]
     finally:
-        for handle in handles:
-            handle.remove()
         for module, mode in training.items():
             module.training = mode
-    return sent
 
 
-def _added(module: nn.Module, dead: Tensor, constants: Tensor) -> Tensor:
-    """(out,) what the constants add to every output of a layer, borders aside."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    if getattr(module, "transposed", False):
-        weight = weight.movedim(0, 1)
-    columns = weight[:, dead.to(weight.device)]
-    return columns.reshape(*columns.shape[:2], -1).sum(2) @ constants.to(columns.dtype)
+def check_numbers(model: nn.Module, outs: list[Tensor]) -> None:
+    """Refuse a network whose outputs cannot be compared.
+
+    Raises:
+        UserError: they are NaN.
+    """
+    if any(bool(x.isnan().any()) for x in outs):
+        raise UserError(
+            f"{type(model).__name__} gives NaN on the example, so that nothing can be compared; "
+            f"give an example and weights that give numbers, or check=False"
+        )
+
+
+def distance(ours: nn.Module, theirs: nn.Module, example: tuple[Any, ...]) -> float:
+    """Largest difference of outputs in eval mode, as a share of the largest (at least 1)."""
+    mine = outputs(ours, example)
+    return gap(mine, outputs(theirs, example)) / max(1.0, _largest(mine))
+
+
+def gap(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """Largest difference; infinite if the shapes are others."""
+    if [x.shape for x in ours] != [x.shape for x in theirs]:
+        return math.inf
+    pairs = zip(ours, theirs, strict=True)
+    gaps = [torch.where(a == b, 0.0, (a - b).abs()).max() for a, b in pairs if a.numel()]
+    return float(torch.stack(gaps).max()) if gaps else 0.0
+
+
+def _largest(outs: list[Tensor]) -> float:
+    sizes = [float(x.abs().nan_to_num(0, 0, 0).max()) for x in outs if x.numel()]
+    return max(sizes, default=0.0)
+
+
+def apart(before: list[Tensor], quiet: list[Tensor], small: list[Tensor]) -> float | None:
+    """How far the outputs without units are from those with them at zero; None if it is rounding.
+
+    Rounding is little beside the outputs, and beside what the units do to them: a network that
+    says nearly the same whatever it sees must not pass because of that.
+    """
+    far, size = gap(quiet, small), _largest(quiet)
+    share = far / max(1.0, size)
+    rounding = far <= max(1e-5 * size, 0.01 * gap(before, quiet))
+    return None if share <= TOLERANCE and rounding else share
 
 
 def _said(kept: Kept) -> str:

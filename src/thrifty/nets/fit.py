@@ -1,14 +1,27 @@
 """Tensors from a file into a network: all of them, each of its shape, or none."""
 
+import copy
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thrifty.errors import UserError
-from thrifty.nets.reading import read_weights
+from thrifty.nets.architecture import architecture_of
+from thrifty.nets.macs import without_numbers
+from thrifty.nets.reading import header_of, read_weights
+from thrifty.nets.shrunk import (
+    Shrunk,
+    calls_of,
+    extras,
+    put,
+    resized,
+    shrunk_in,
+)
+from thrifty.nets.trying import check_holds, check_runs
 
 PREFIXES = ("module.", "model.", "_orig_mod.")
 """What DataParallel, trainers and torch.compile put before every name."""
@@ -22,7 +35,7 @@ STATISTICS = {"running_mean": 0.0, "running_var": 1.0}
 LISTED = 10
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path, *, resize: bool | None = False) -> None:
     """In place: the weights of the file ``path``, all or, on an error, none of them.
 
     Prefixes that every name of the file has (``module.``, ``model.``, ``_orig_mod.``) are taken
@@ -32,33 +45,82 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     are as built, 0 and 1: they were folded into the scales and shifts before it was written.
     Floats of another size are converted, as ``copy_`` does.
 
+    Args:
+        model: filled in place.
+        path: a file of ours, or a state dict of any trainer.
+        resize: make layers of ``model`` smaller where those of the file are, because
+            :func:`thrifty.shrink` removed channels; their parameters are new objects then.
+            None does so if the header of the file says that it is of this very network.
+
     Raises:
         UserError: names or shapes differ (all differences are listed), a weight is NaN or
             infinite, or :func:`~thrifty.nets.read_weights` refuses the file.
     """
-    tensors, _ = read_weights(path)
-    fill(model, tensors, str(path))
+    tensors, metadata = read_weights(path)
+    header = header_of(metadata, Path(path))
+    said = shrunk_in(header, path)
+    if resize is None:
+        resize = said is not None and _is_of(header or {}, model)
+    if resize:
+        fill_smaller(model, tensors, str(path), said)
+    else:
+        fill(model, tensors, str(path))
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     """In place: ``tensors`` into ``model``; ``origin`` is named in errors."""
     own = _own(model)
-    if any(x.is_meta for x in own.values()):
-        raise UserError(
-            f"{type(model).__name__} is on the device 'meta' and has no memory for weights; build "
-            f"it on another device"
-        )
-    fitting = fitted(own, tensors, origin, type(model).__name__)
+    _check_memory(model, own)
+    fitting = fitted(own, tensors, origin, type(model).__name__, more=extras(model, Shrunk()))
     check_finite(fitting, origin)
     with torch.no_grad():
         for name, x in fitting.items():
             own[name].copy_(x)
 
 
+def fill_smaller(
+    model: nn.Module, tensors: Mapping[str, Tensor], origin: str, said: Shrunk | None
+) -> None:
+    """In place: ``tensors`` into ``model``, whose layers become as small as they are.
+
+    Args:
+        said: what the file says beside them; without it, modules that count heads stay.
+    """
+    own = _own(model)
+    _check_memory(model, own)
+    said = said or Shrunk()
+    more = extras(model, said)
+    kind = type(model).__name__
+    fitting = fitted(own, tensors, origin, kind, more=more, smaller=True)
+    check_finite(fitting, origin)
+    calls = calls_of(said, architecture_of(model))
+    known = {**more, **own}
+    device = next((x.device for x in own.values()), torch.device("cpu"))
+    fitting = {name: x.to(device, known[name].dtype) for name, x in fitting.items()}
+    if not check_holds(without_numbers(model), fitting, said, calls, origin):
+        trial = copy.deepcopy(model)
+        resized(trial, fitting, said)
+        check_runs(trial, calls, origin)
+    put(model, fitting, said)
+
+
 def fitted(
-    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], origin: str, kind: str
+    own: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    origin: str,
+    kind: str,
+    *,
+    more: Mapping[str, Tensor],
+    smaller: bool = False,
 ) -> dict[str, Tensor]:
     """``tensors`` under the names that ``own``, the tensors of a network, gives them.
+
+    Args:
+        own: all but counters must be there, each of its shape.
+        tensors: of the file ``origin``.
+        origin: named in errors, as ``kind``, the network, is.
+        more: what may be there as well if channels were removed (:func:`extras`).
+        smaller: whether they may have been.
 
     Raises:
         UserError: they do not fit; the message lists what is missing, unexpected and of
@@ -75,14 +137,16 @@ def fitted(
         and not _counter(name)
         and not (folded and _last(name) in STATISTICS)
     ]
-    unexpected = [name for name in found if name not in own and not _counter(name)]
-    both = [name for name in found if name in own]
-    shapes = [name for name in both if found[name].shape != own[name].shape]
+    known = {**more, **own} if smaller else own
+    unexpected = [name for name in found if name not in known and not _counter(name)]
+    both = [name for name in found if name in known]
+    fits = _no_larger if smaller else _equal
+    shapes = [name for name in both if not fits(found[name], known[name])]
     kinds = [
         name
         for name in both
-        if found[name].dtype != own[name].dtype
-        and not (found[name].is_floating_point() and own[name].is_floating_point())
+        if found[name].dtype != known[name].dtype
+        and not (found[name].is_floating_point() and known[name].is_floating_point())
         and not _counter(name)
     ]
     if missing or unexpected or shapes or kinds:
@@ -91,13 +155,14 @@ def fitted(
         lines += _listed("not in the network", unexpected)
         lines += _listed(
             "of another shape",
-            [f"{n} {tuple(found[n].shape)}, network {tuple(own[n].shape)}" for n in shapes],
+            [f"{n} {tuple(found[n].shape)}, network {tuple(known[n].shape)}" for n in shapes],
         )
         lines += _listed(
-            "of another type", [f"{n} {found[n].dtype}, network {own[n].dtype}" for n in kinds]
+            "of another type", [f"{n} {found[n].dtype}, network {known[n].dtype}" for n in kinds]
         )
-        if not (missing or unexpected or kinds):
-            lines += _classes_differ(own, found, shapes)
+        if not (missing or kinds):
+            told = [] if unexpected else _classes_differ(own, found, shapes)
+            lines += told or _channels_differ({**more, **own}, found, shapes)
         raise UserError("\n".join(lines))
     return {name: found[name] for name in both}
 
@@ -118,6 +183,35 @@ def check_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
                 f"{origin}: {name} has {bad:,} of {x.numel():,} numbers that are NaN or infinite; "
                 f"the training that wrote it diverged, or the file is damaged; use an earlier one"
             )
+
+
+def _check_memory(model: nn.Module, own: Mapping[str, Tensor]) -> None:
+    if any(x.is_meta for x in own.values()):
+        raise UserError(
+            f"{type(model).__name__} is on the device 'meta' and has no memory for weights; build "
+            f"it on another device"
+        )
+
+
+def _is_of(header: Mapping[str, Any], model: nn.Module) -> bool:
+    """Whether a header names the network that ``model`` was built as."""
+    found, shape = architecture_of(model), header.get("shape")
+    return (
+        found is not None
+        and header.get("model") == found.model
+        and header.get("classes") == found.classes
+        and (shape is None or found.shape is None or shape == list(found.shape))
+    )
+
+
+def _equal(x: Tensor, own: Tensor) -> bool:
+    return x.shape == own.shape
+
+
+def _no_larger(x: Tensor, own: Tensor) -> bool:
+    """Whether ``x`` may be ``own`` with slices removed."""
+    pairs = zip(x.shape, own.shape, strict=False)
+    return x.dim() == own.dim() and all(n == most or 0 < n <= most for n, most in pairs)
 
 
 def _own(model: nn.Module) -> dict[str, Tensor]:
@@ -187,4 +281,17 @@ def _classes_differ(
     return [
         f"all but the last layer fits: the file is of {theirs} classes and the network of {ours}; "
         f"build the network with classes={theirs}"
+    ]
+
+
+def _channels_differ(
+    known: Mapping[str, Tensor], found: Mapping[str, Tensor], shapes: Sequence[str]
+) -> list[str]:
+    fits = all(_no_larger(x, known[n]) for n, x in found.items() if n in known)
+    if not shapes or not fits or any(n not in known and not _counter(n) for n in found):
+        return []
+    return [
+        "every tensor is there and some are smaller: channels were removed from the network in the "
+        "file; load it with load_weights(..., resize=True), or, if thrifty saved it, give the file "
+        "as the network and not as weights"
     ]

@@ -22,7 +22,7 @@ def count_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
-        return _counted(_without_numbers(model), torch.empty((1, *shape), device="meta"))
+        return _counted(without_numbers(model), torch.empty((1, *shape), device="meta"))
     except Exception:  # whatever an operation that lacks a meta kernel raises
         pass
     try:
@@ -42,7 +42,8 @@ def _counted(model: nn.Module, x: Tensor) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def _without_numbers(model: nn.Module) -> nn.Module:
+def without_numbers(model: nn.Module) -> nn.Module:
+    """A copy on the device meta, whose tensors have shapes and take no memory."""
     memo: dict[int, object] = {}
     for p in model.parameters():
         memo[id(p)] = nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)

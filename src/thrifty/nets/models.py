@@ -30,6 +30,8 @@ def resolve(
             ``torchvision:NAME``, ``timm:NAME`` or ``package.module:factory``.  What exists as a
             path is a path, unless the name is built in and the path no folder with a network.
         weights: a file whose tensors fill the network, see :func:`thrifty.nets.load_weights`.
+            If it says that channels were removed from this very network, so they are from what
+            is built; a module that is given is not resized.
         classes: outputs of the last layer, for networks that take it and unless ``model`` says.
         shape: shape of one input without the batch, likewise.
 
@@ -46,7 +48,7 @@ def resolve(
     """
     module = model if isinstance(model, nn.Module) else _resolved(model, classes, shape)
     if weights is not None:
-        load_weights(module, weights)
+        load_weights(module, weights, resize=False if module is model else None)
     return module
 
 

@@ -110,10 +110,10 @@ def header_of(metadata: Mapping[str, str], path: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: the entry 'thrifty' of the header is no JSON: {error}") from None
     if not isinstance(header, dict):
         raise UserError(f"{path}: the entry 'thrifty' of the header is no JSON object")
-    if header.get("format") != 1:
+    if header.get("format") not in (1, 2):  # 2: channels were removed
         raise UserError(
-            f"{path} is of format {header.get('format')!r}, and this thrifty reads format 1; "
-            f"upgrade thrifty"
+            f"{path} is of format {header.get('format')!r}, and this thrifty reads formats 1 and "
+            f"2; upgrade thrifty"
         )
     return header
 

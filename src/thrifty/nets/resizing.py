@@ -1,11 +1,13 @@
 """Other sizes for the tensors of a module, and the numbers beside them that must agree."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
 HEADS = ("num_heads", "heads", "n_head", "n_heads", "nhead", "num_attention_heads")
 WIDTHS = ("attn_dim", "inner_dim", "all_head_size", "qkv_dim", "dim_attn", "inner_size")
+
+Shape = tuple[int, ...]
 
 
 def resize(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -22,13 +24,16 @@ def resize(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         if isinstance(getattr(module, "weight", None), Tensor)
     }
     for name, tensor in tensors.items():
+        parameter: nn.Parameter | None = None
         for module, leaf in owners.get(name) or [_holder(model, name)]:
             old = getattr(module, leaf, None)
-            grad = old.requires_grad if isinstance(old, nn.Parameter) else True
             if leaf in module._buffers:
                 module._buffers[leaf] = tensor
-            else:
-                module.register_parameter(leaf, nn.Parameter(tensor, requires_grad=grad))
+                continue
+            if parameter is None:
+                grad = old.requires_grad if isinstance(old, nn.Parameter) else True
+                parameter = nn.Parameter(tensor, requires_grad=grad)
+            module.register_parameter(leaf, parameter)
     for name, module in model.named_modules():
         if name in before and isinstance(module.weight, Tensor):
             mend(module, before[name])
@@ -38,10 +43,12 @@ def _owners(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     """Name -> every module and attribute that holds that very tensor."""
     places: dict[int, list[tuple[nn.Module, str]]] = {}
     names: dict[str, int] = {}
-    for prefix, module in model.named_modules(remove_duplicate=True):
+    for prefix, module in model.named_modules(remove_duplicate=False):
         for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is not None:
-                places.setdefault(id(tensor), []).append((module, leaf))
+                held = places.setdefault(id(tensor), [])
+                if (module, leaf) not in held:
+                    held.append((module, leaf))
                 names[f"{prefix}.{leaf}" if prefix else leaf] = id(tensor)
     return {name: places[number] for name, number in names.items()}
 
@@ -51,7 +58,7 @@ def _holder(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     return model.get_submodule(path), leaf
 
 
-def mend(module: nn.Module, before: tuple[int, ...]) -> None:
+def mend(module: nn.Module, before: Shape) -> None:
     """In place: make the numbers of a layer agree with its weight, which had shape ``before``."""
     weight = module.weight
     assert isinstance(weight, Tensor)
@@ -72,10 +79,60 @@ def mend(module: nn.Module, before: tuple[int, ...]) -> None:
     elif isinstance(module, nn.GroupNorm):
         module.num_groups = module.num_groups * now[0] // module.num_channels
         module.num_channels = now[0]
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        module.normalized_shape = now
     elif isinstance(module, nn.Embedding):
-        module.embedding_dim = now[1]
+        module.num_embeddings, module.embedding_dim = now
     elif isinstance(module, nn.PReLU):
         module.num_parameters = now[0]
+
+
+def misfits(model: nn.Module, shapes: Mapping[str, Shape]) -> Iterator[str]:
+    """Why single layers of ``model`` cannot have tensors of these shapes, a line a layer.
+
+    Whether layers go with each other is not looked at.
+    """
+    for path, module in model.named_modules(remove_duplicate=False):
+        held = [*module._parameters.items(), *module._buffers.items()]
+        before = {leaf: tuple(x.shape) for leaf, x in held if x is not None}
+        prefix = f"{path}." if path else ""
+        now = {
+            leaf: shapes.get(prefix + leaf, before.get(leaf))
+            for leaf, _ in held
+            if leaf in before or prefix + leaf in shapes
+        }
+        if now != before:
+            why = _misfit(module, before, {leaf: s for leaf, s in now.items() if s is not None})
+            if why is not None:
+                yield f"{path or type(module).__name__}: {why}"
+
+
+def _misfit(module: nn.Module, before: Mapping[str, Shape], now: Mapping[str, Shape]) -> str | None:
+    old, new = before.get("weight"), now.get("weight")
+    if isinstance(module, nn.RNNBase):
+        return "a recurrent layer has the size it was built with"
+    if isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm):
+        sizes = {shape for shape in now.values() if shape}
+        if len(sizes) > 1:
+            return f"the tensors of a norm have one shape, and these {sorted(sizes)}"
+    if old is None or new is None:
+        return None
+    if isinstance(module, nn.GroupNorm) and module.num_groups * new[0] % module.num_channels:
+        return f"{new[0]} channels make no whole groups"
+    outs = new[0]
+    if isinstance(module, nn.modules.conv._ConvNd):
+        if old[2:] != new[2:]:
+            return f"the kernel was {old[2:]} and is {new[2:]}"
+        each = old[0] // module.groups
+        if module.groups > 1 and new[0] % each:
+            return f"{new[0]} rows make no whole groups of {each}"
+        if module.transposed:
+            outs = new[1] * (new[0] // each if module.groups > 1 else 1)
+    if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
+        bias = now.get("bias")
+        if bias is not None and bias != (outs,):
+            return f"it has {outs} outputs and a bias of shape {bias}"
+    return None
 
 
 def reheaded(module: nn.Module, before: int, now: int, size: int) -> dict[str, int]:

@@ -19,23 +19,42 @@ from thrifty.nets.architecture import NETS, Architecture
 from thrifty.nets.build import build
 from thrifty.nets.fit import check_finite, fitted
 from thrifty.nets.reading import header_of, read_weights
+from thrifty.nets.shrunk import (
+    Shrunk,
+    calls_of,
+    entry_of,
+    extras,
+    put,
+    shrunk_in,
+)
+from thrifty.nets.trying import check_holds, check_runs
 from thrifty.nets.zoos import ZOOS
 from thrifty.registry import Spec, parse_spec
 
 MOST = 1 << 20
 """Largest number that a header may give for classes, a side or an option."""
 
-OPTIONS = ("num_classes", "in_chans", "img_size", "width_mult", "aux_logits", "init_weights")
+OPTIONS = (
+    *("num_classes", "in_chans", "img_size", "image_size"),
+    *("width_mult", "aux_logits", "init_weights"),
+)
 """Options of published networks that a header may give: numbers that set sizes.  Others fetch
 files, or repeat layers without end."""
 
 
-def described(architecture: Architecture | None, tied: Mapping[str, str]) -> str:
-    """The entry ``thrifty`` of a header: what was built, and which names share a tensor."""
+def described(
+    architecture: Architecture | None, tied: Mapping[str, str], shrunk: Shrunk | None
+) -> str:
+    """The entry ``thrifty`` of a header: what was built, and which names share a tensor.
+
+    Format 2 is format 1 with channels removed, which older versions refuse and do not misread.
+    """
     header: dict[str, Any] = {"format": 1, "model": None, "classes": None, "shape": None}
     if architecture is not None:
         shape = None if architecture.shape is None else list(architecture.shape)
         header.update(model=architecture.model, classes=architecture.classes, shape=shape)
+    if shrunk is not None:
+        header.update(format=2, shrunk=entry_of(shrunk))
     if tied:
         header["tied"] = dict(tied)
     return json.dumps(header, sort_keys=True)
@@ -67,15 +86,23 @@ def rebuilt(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Pa
         raise UserError(
             f"{path}: the network {said.model!r} in the header cannot be built: {error}; {_MENDED}"
         ) from error
-    fitting = fitted(_tensors(outline), tensors, str(path), said.model)
+    shrunk = shrunk_in(header_of(metadata, path), path)
+    more = extras(outline, shrunk or Shrunk())
+    fitting = fitted(
+        _tensors(outline), tensors, str(path), said.model, more=more, smaller=shrunk is not None
+    )
     check_finite(fitting, str(path))
+    calls = calls_of(shrunk or Shrunk(), said)
+    seen = shrunk is None or check_holds(outline, fitting, shrunk, calls, str(path))
     with torch.random.fork_rng(devices=[]):
         model = build(said.model, said.classes, said.shape)
     own = _tensors(model)
-    with torch.no_grad():
-        for name, x in fitting.items():
+    for name, x in fitting.items():
+        if name in own:
             own[name].data = own[name].data.to(x.dtype)
-            own[name].copy_(x)
+    put(model, fitting, shrunk)
+    if not seen:
+        check_runs(model, calls, str(path))
     return model
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from thrifty.errors import UserError
 from thrifty.nets.architecture import architecture_of
 from thrifty.nets.fit import check_finite
+from thrifty.nets.shrunk import shrunk_of
 from thrifty.nets.stored import described
 
 
@@ -31,7 +32,11 @@ def contents(
     Raises:
         UserError: a mask or an entry of ``metadata`` does not fit, or a weight is not finite.
     """
+    shrunk = shrunk_of(model)
     state = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+    if shrunk is not None:
+        buffers = dict(model.named_buffers())
+        state.update({name: buffers[name] for name in shrunk.buffers if name in buffers})
     tied = _tied(state)
     _check_metadata(metadata)
     kept: dict[str, Tensor] = {}
@@ -46,7 +51,7 @@ def contents(
         x = x.detach().cpu().clone(memory_format=torch.contiguous_format)
         tensors[name] = x.masked_fill_(~kept[name], 0) if name in kept else x
     check_finite(tensors, path)
-    header = {**metadata, "thrifty": described(architecture_of(model), tied)}
+    header = {**metadata, "thrifty": described(architecture_of(model), tied, shrunk)}
     return Contents(tensors, header, kept)
 
 

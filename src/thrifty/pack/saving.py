@@ -38,6 +38,11 @@ def save(
 ) -> int:
     """Write ``model`` to ``path``, whole or not at all, in the format that the suffix names.
 
+    A network that :func:`thrifty.shrink` made has really smaller tensors in the file, and the
+    header says what they do not tell, such as heads.  :func:`load` builds the network that the
+    header names and makes its layers as small; no code is in the file.  To use it where thrifty
+    is not, export what :func:`load` gives, for instance with ``torch.onnx.export``.
+
     Args:
         model: parameters and buffers of any dtype, also views of a common buffer.  A tensor
             with several names is written once.  ``model`` is not touched.
