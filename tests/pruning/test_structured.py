@@ -52,8 +52,7 @@ def test_the_slimming_score_is_the_scale_and_layers_without_one_are_left():
 
 def test_the_group_norm_score_adds_what_makes_and_what_reads_a_channel():
     model = chain()
-    cut = ChannelCut.of("group_norm", normalise=False)
-    found = scores(model, groups(model, EXAMPLE), cut)["0"]
+    found = scores(model, groups(model, EXAMPLE), ChannelCut.of("group_norm"))["0"]
     made = model[0].weight.detach().square().sum((1, 2, 3))
     read = model[3].weight.detach().square().sum((0, 2, 3))
     scale = model[1].weight.detach().square()
@@ -62,7 +61,8 @@ def test_the_group_norm_score_adds_what_makes_and_what_reads_a_channel():
 
 def test_normalised_scores_have_mean_one_in_every_group():
     model = chain()
-    found = scores(model, groups(model, EXAMPLE), ChannelCut.of("group_norm"))
+    cut = ChannelCut.of("group_norm", normalise=True)
+    found = scores(model, groups(model, EXAMPLE), cut)
     for values in found.values():
         assert float(values.mean()) == pytest.approx(1.0, rel=1e-5)
 
@@ -171,3 +171,25 @@ def test_what_is_removed_is_told_as_masks_of_filters_and_columns():
 
 def test_it_is_there_for_users():
     assert thrifty.prune_channels is prune_channels
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.one = nn.Conv2d(16, 32, 3, padding=1)
+        self.two = nn.Conv2d(32, 16, 3, padding=1)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        x = (x + self.two(self.one(x).relu())).relu()
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(("share", "stem"), [(0.6, 16), (0.03, 2)])
+def test_channels_along_a_sum_are_spared_until_the_budget_needs_them(share, stem):
+    torch.manual_seed(0)
+    small = prune_channels(Residual(), "l1_filter", Budget(share, of="macs"), EXAMPLE)
+    assert small.one.out_channels < 32
+    assert (small.stem.out_channels == 16) == (stem == 16)

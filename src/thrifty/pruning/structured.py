@@ -53,6 +53,9 @@ class ChannelCut:
     """Roles of the tensors of a unit that are scored (:class:`thrifty.Group`)."""
     normalise: bool = False
     """Divide the scores of a group by their mean, so that groups compare."""
+    tied: bool = True
+    """Cut channels that several layers make together, as those along residual sums; False
+    spares them as long as the budget can be met without."""
     keep: tuple[str, ...] = ()
     """Patterns of groups that stay whole."""
     layers: Mapping[str, float] | None = None
@@ -68,6 +71,7 @@ class ChannelCut:
             allocation=found.allocation,
             members=found.members,
             normalise=found.normalise,
+            tied=found.tied,
         )
         return replace(base, **{k: v for k, v in overrides.items() if v is not None})
 
@@ -182,28 +186,46 @@ def choose(
             + (f"these stay whole: {whole}" if whole else "use another method, such as l1_filter")
         )
 
-    def kept(total: int) -> Kept:
-        counts = allocate(scored, total, how.allocation, how.layers)
-        return {n: top(s, _multiple(groups[n], counts[n], how.round)) for n, s in scored.items()}
-
-    units = sum(len(s) for s in scored.values())
-    if parse_spec(how.allocation).name == "explicit":
-        return kept(units)
-    low, high = len(scored), units
-    if cost(kept(high)) <= most:
-        return kept(high)
-    least = cost(kept(low))
-    if least > most:
+    made_once = {n: s for n, s in scored.items() if len(groups[n].of("out")) == 1}
+    named = parse_spec(how.allocation).name == "explicit"  # its layers say what goes, tied or not
+    if not how.tied and not named and made_once and len(made_once) < len(scored):
+        found, _ = _most_units(groups, made_once, cost, most, how)
+        if found is not None:
+            return found
+    found, least = _most_units(groups, scored, cost, most, how)
+    if found is None:
         raise UserError(
             f"{name} of {most:,.6g} cannot be met: with one unit of each of {len(scored)} groups "
             f"(rounded to multiples) it is {least:,.6g}, for "
             f"{sum(g.whole is not None for g in groups)} groups stay whole "
             f"(thrifty groups says why); ask for at least {least:,.6g}"
         )
+    return found
+
+
+def _most_units(
+    groups: Groups,
+    scored: Mapping[str, Tensor],
+    cost: Callable[[Kept], float],
+    most: float,
+    how: ChannelCut,
+) -> tuple[Kept | None, float]:
+    """As many units of these groups as the budget allows, or None and the least that can be."""
+
+    def kept(total: int) -> Kept:
+        counts = allocate(scored, total, how.allocation, how.layers)
+        return {n: top(s, _multiple(groups[n], counts[n], how.round)) for n, s in scored.items()}
+
+    low, high = len(scored), sum(len(s) for s in scored.values())
+    if parse_spec(how.allocation).name == "explicit" or cost(kept(high)) <= most:
+        return kept(high), most
+    least = cost(kept(low))
+    if least > most:
+        return None, least
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if cost(kept(middle)) <= most else (low, middle)
-    return _filled(groups, scored, kept(low), cost, most, how.round)
+    return _filled(groups, scored, kept(low), cost, most, how.round), most
 
 
 def _filled(

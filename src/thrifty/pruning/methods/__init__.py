@@ -24,6 +24,8 @@ class Method:
     """For channels: the roles of the tensors that are scored (:class:`thrifty.Group`)."""
     normalise: bool = False
     """For channels: divide scores by their mean in a group."""
+    tied: bool = True
+    """For channels: cut those that several layers make together; False spares them if it can."""
     gate: str | None = None
     """A gate to train with before the cut (``thrifty.pruning.gates``)."""
     about: str

@@ -9,6 +9,7 @@ METHODS.add(
         allocation="uniform",
         schedule="one_shot",
         removes="channels",
+        tied=False,
         about="filters that the others of their layer can replace (geometric median), removed",
         source="He et al., Filter Pruning via Geometric Median, 2019, "
         "https://arxiv.org/abs/1811.00250",

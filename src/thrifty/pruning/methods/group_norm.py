@@ -10,7 +10,6 @@ METHODS.add(
         schedule="one_shot",
         removes="channels",
         members=("out", "in", "scale", "each"),
-        normalise=True,
         gate="group_growth",
         about="channels of the smallest norm over all layers they touch, shrunk before the cut",
         source="Fang et al., DepGraph: Towards Any Structural Pruning, 2023, "

@@ -9,6 +9,7 @@ METHODS.add(
         allocation="uniform",
         schedule="one_shot",
         removes="channels",
+        tied=False,
         about="filters of the smallest L1 norm, the same share of every layer, really removed",
         source="Li et al., Pruning Filters for Efficient ConvNets, 2017, "
         "https://arxiv.org/abs/1608.08710",
