@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from thrifty.lab.recipe import Recipe, recipe
     from thrifty.lab.records import Point, Record
     from thrifty.lab.run import run
+    from thrifty.lab.sensitive import Sensitivity
+    from thrifty.lab.sensitivity import sensitivity
     from thrifty.lab.store import read_front
     from thrifty.nets import resolve
     from thrifty.pack import load, save
@@ -47,6 +49,7 @@ _HOMES = {
     "Point": "thrifty.lab.records",
     "Recipe": "thrifty.lab.recipe",
     "Record": "thrifty.lab.records",
+    "Sensitivity": "thrifty.lab.sensitive",
     "UserError": "thrifty.errors",
     "apply": "thrifty.pruning",
     "compare": "thrifty.census",
@@ -66,6 +69,7 @@ _HOMES = {
     "resolve": "thrifty.nets",
     "run": "thrifty.lab.run",
     "save": "thrifty.pack",
+    "sensitivity": "thrifty.lab.sensitivity",
     "shrink": "thrifty.channels.shrinking",
     "train": "thrifty.training.loop",
 }
@@ -84,6 +88,7 @@ __all__ = [
     "Point",
     "Recipe",
     "Record",
+    "Sensitivity",
     "UserError",
     "__version__",
     "apply",
@@ -104,6 +109,7 @@ __all__ = [
     "resolve",
     "run",
     "save",
+    "sensitivity",
     "shrink",
     "train",
 ]

@@ -20,7 +20,9 @@ from thrifty.errors import UserError
 from thrifty.listings import allocations, criteria, datasets, methods, nets, recipes_app, sources
 from thrifty.looks import look_app, look_recipe, run_look
 from thrifty.registry import parse_spec
+from thrifty.sensitivities import sensitivity
 from thrifty.shown import text_table, to_json
+from thrifty.surgeries import groups, shrink
 
 if TYPE_CHECKING:
     from thrifty.lab.front import Front
@@ -288,7 +290,8 @@ def pick(
     max_drop
         Points of accuracy that may be lost against the dense parent: .5 is half a percent point.
     of
-        What smallest means: bytes, sparsity, nonzero, macs_nonzero or latency_us.
+        What smallest means: bytes, sparsity, sparsity_conv, params, nonzero, macs, macs_nonzero
+        or latency_us.
     save
         Write that network there (.safetensors or .safetensors.zst), of its best seed.
     """
@@ -303,8 +306,9 @@ def pick(
     print(to_json(found.to_dict()) if json else found.text())
 
 
-for _listing in (criteria, methods, allocations, nets, datasets, sources, recipes_app, look_app):
-    app.command(_listing)
+_listings = (criteria, methods, allocations, nets, datasets, sources, recipes_app)
+for _command in (groups, shrink, sensitivity, *_listings, look_app):
+    app.command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -79,7 +79,7 @@ def look(
     """
     from thrifty.census import look as look_at
 
-    _check_page(html)
+    check_page(html)
     if weights_only and all:
         raise UserError("--weights-only and --all exclude each other; leave one out")
     census = look_at(
@@ -103,7 +103,7 @@ def _tell(event: dict[str, Any]) -> None:
         print(f"looking at {event['source']}", file=sys.stderr)
 
 
-def _check_page(html: Path | None) -> None:
+def check_page(html: Path | None) -> None:
     """Refuse a page called otherwise: it could be written over the network that is looked at."""
     if html is not None and html.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--html is {str(html)!r}; name a page, such as look.html")
@@ -148,7 +148,7 @@ def compare(a: str, b: str, /, *, all: Flag = False, html: Html = None, json: Js
     """
     from thrifty.census import compare as compare_them
 
-    _check_page(html)
+    check_page(html)
     found = compare_them(a, b, counted="all" if all else "weights")
     if json:
         print(to_json(found.to_dict()))

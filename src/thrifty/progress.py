@@ -25,7 +25,7 @@ class Plain:
         if "total" in event:
             self.total, self.ready = event["total"], event["ready"]
             note = f", {self.ready} of them done before" if self.ready else ""
-            self.say(f"{self.total} networks to make{note}")
+            self.say(f"{self.total} {event.get('what', 'networks to make')}{note}")
         elif event.get("done"):
             self.ready += 1
             seconds = time.monotonic() - self._began

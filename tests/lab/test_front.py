@@ -95,6 +95,8 @@ def test_a_record_of_a_newer_version_is_read_without_what_is_new():
 
 def test_the_cost_of_sparsity_is_density_so_that_less_is_better():
     assert cost(some_point(0.75, 0.9), "sparsity") == -0.75
+    assert cost(some_point(0.75, 0.9, sparsity_conv=0.5), "sparsity_conv") == -0.5
+    assert cost(some_point(0.75, 0.9), "sparsity_conv") is None
     assert cost(some_point(0.75, 0.9, bytes=12), "bytes") == 12
     assert cost(some_point(0.75, 0.9), "latency_us") is None
 
@@ -249,6 +251,22 @@ def test_the_hypervolume_of_a_front_needs_the_dense_cost(front):
         front.hypervolume(of="latency_us")
 
 
+def test_a_network_is_smaller_if_it_does_fewer_multiply_adds_than_its_parent(front):
+    assert front.smaller == []
+    assert not {"parameters", "multiply-adds"} & set(front.table()[0])
+    filters = some_record("l1_filter", 0.5, macs=40, params=60)
+    both = Front((*front.records, filters))
+    assert [p.method for p in both.smaller] == ["l1_filter"]
+    assert [row["multiply-adds"] for row in both.table()][-2:] == ["100", "40"]
+    assert [row["parameters"] for row in both.table()][-2:] == ["110", "60"]
+    assert Front((filters,)).smaller == []
+
+
+def test_the_hypervolume_over_the_convolutions_begins_at_none_gone(front):
+    conv = Front((*front.records, some_record("l1_filter", 0.5, accuracy=0.8, sparsity_conv=0.5)))
+    assert conv.hypervolume(of="sparsity_conv") == pytest.approx(0.4)
+
+
 def test_the_table_has_a_row_a_point_and_leaves_empty_what_is_not_known(front):
     rows = front.table()
     assert [row["method"] for row in rows] == [p.method for p in front.points]
@@ -259,5 +277,5 @@ def test_the_table_has_a_row_a_point_and_leaves_empty_what_is_not_known(front):
 
 @pytest.mark.parametrize("of", COSTS)
 def test_every_cost_is_a_number_of_a_point(of):
-    value = getattr(some_point(0.5, 0.9, latency_us=3.0), of)
+    value = getattr(some_point(0.5, 0.9, latency_us=3.0, sparsity_conv=0.4), of)
     assert math.isfinite(value)

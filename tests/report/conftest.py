@@ -32,8 +32,8 @@ def make_record(**changes: Any) -> Record:
         "key": "0123456789ab", "model": "lenet", "data": "digits", "method": "dense", "level": 0.0,
         "seed": 0, "sparsity": 0.0, "sparsity_all": 0.0, "accuracy": DENSE_ACCURACY,
         "accuracy_dense": DENSE_ACCURACY, "agreement": 1.0, "loss": 0.07, "params": params,
-        "prunable": params - 200, "nonzero": params, "macs": 400_000, "macs_nonzero": 400_000,
-        "bytes": int(3.7 * params), "bytes_dense": 4 * params + 900, "epochs": 0, "seconds": 4.0,
+        "prunable": params - 200, "sparsity_conv": 0.0, "nonzero": params, "macs": 400_000,
+        "macs_nonzero": 400_000, "bytes": int(3.7 * params), "bytes_dense": 4 * params + 900, "epochs": 0, "seconds": 4.0,
     }  # fmt: skip
     return Record(**{**values, **changes})
 
@@ -47,9 +47,14 @@ def make_front(
     latency: bool = True,
     control: bool = True,
     cut: bool = True,
+    removing: Sequence[str] = (),
     **names: str,
 ) -> Front:
-    """A front with noise that depends on nothing but the arguments."""
+    """A front with noise that depends on nothing but the arguments.
+
+    Args:
+        removing: those of ``methods`` whose networks are really smaller, and faster.
+    """
     layers = FEW if layers is None else layers
     found = []
     for seed in range(seeds):
@@ -65,8 +70,8 @@ def make_front(
             "bytes": int(3.7 * prunable) + 740,
         }  # fmt: skip
 
-        def time(dice: random.Random = dice) -> float | None:
-            return dice.gauss(108, 2.5) if latency else None
+        def time(share: float = 1.0, dice: random.Random = dice) -> float | None:
+            return dice.gauss(108, 2.5) * share if latency else None
 
         found.append(make_record(**common, **wide, accuracy=dense, latency_us=time()))
         if control:
@@ -89,15 +94,22 @@ def make_front(
                 }
                 nonzero = sum(k for k, _ in kept.values())
                 accuracy = max(0.1, dense - loss + noise)
+                conv = [pair for name, pair in kept.items() if "conv" in name]
+                left = nonzero / prunable
+                sizes: dict[str, Any] = {"macs": 8 * prunable}
+                if method in removing:
+                    sizes = {"macs": 8 * nonzero + 3000, "params": nonzero + 200}
                 found.append(
                     make_record(
-                        **common, method=method, level=level, accuracy=accuracy,
-                        sparsity=1 - nonzero / prunable,
+                        **common | sizes, method=method, level=level, accuracy=accuracy,
+                        sparsity=1 - left,
+                        sparsity_conv=1 - sum(k for k, _ in conv) / sum(t for _, t in conv)
+                        if conv else None,
                         sparsity_all=(prunable - nonzero) / (prunable + 200),
                         accuracy_cut=max(0.1, dense - CUTS[like][place]) if cut else None,
                         agreement=min(1.0, accuracy + 0.006), nonzero=nonzero + 200,
-                        macs=8 * prunable, macs_nonzero=8 * nonzero + 3000,
-                        bytes=int(4.6 * nonzero) + 1900, latency_us=time(),
+                        macs_nonzero=8 * nonzero + 3000, bytes=int(4.6 * nonzero) + 1900,
+                        latency_us=time(0.3 + 0.7 * left if method in removing else 1.0),
                         epochs=8 * (step + 1), layers=kept,
                     )
                 )  # fmt: skip

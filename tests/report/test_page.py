@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from thrifty.errors import UnknownName
 from thrifty.lab.front import Front
-from thrifty.report.page import write_page
+from thrifty.report.page import default_charts, write_page
 
 HOSTILE = '</script><script>alert(1)</script><b onmouseover="x">&\''
 
@@ -121,6 +122,56 @@ def test_latencies_within_noise_are_not_called_faster(front, tmp_path):
     text = written(front, tmp_path, charts=["front?of=latency_us"]).text
     assert "no speed was won" in text
     assert "Masks alone do not make a dense runtime faster" in text
+
+
+@pytest.fixture
+def with_filters(some_front) -> Front:
+    return some_front(["magnitude", "l1_filter"], removing=["l1_filter"])
+
+
+def test_networks_without_some_channels_are_said_to_be_smaller(with_filters, tmp_path, some_front):
+    page = written(with_filters, tmp_path)
+    assert re.search(
+        r"that have channels removed \(l1_filter\), the one of fewest multiply-adds within half a "
+        r"point is l1_filter at [\d.]+ % sparsity: [\d.]+ k of 411 k multiply-adds",
+        page.text,
+    )
+    assert page.count("th") == written(some_front(), tmp_path).count("th") + 2
+
+
+def test_it_is_said_when_no_network_without_channels_is_good_enough(tmp_path, some_front):
+    few = {"levels": (0.5, 0.8, 0.9, 0.95, 0.98), "removing": ["random"]}
+    front = some_front(["magnitude", "random"], **few)
+    worse = Front(tuple(r for r in front.records if r.method != "random" or r.level > 0.9))
+    text = written(worse, tmp_path).text
+    assert "No network that has channels removed (random) stays within half a point." in text
+
+
+def test_only_networks_without_some_channels_are_called_faster(with_filters, tmp_path):
+    text = written(with_filters, tmp_path, charts=["front?of=latency_us"]).text
+    assert "The fastest that has channels removed, l1_filter at" in text
+    assert "no speed was won" not in text
+    assert "Masks alone (magnitude) do not make a dense runtime faster" in text
+
+
+def test_channels_removed_without_speed_are_not_called_faster(tmp_path, some_front):
+    front = some_front(["l1_filter"], removing=["l1_filter"])
+    slow = Front(tuple(replace(r, latency_us=100.0) for r in front.records))
+    text = written(slow, tmp_path, charts=["front?of=latency_us"]).text
+    assert "no speed was won" in text
+    assert "The fastest that" not in text and "Masks alone" not in text
+
+
+def test_accuracy_against_convolutions_is_drawn_where_a_method_removes_channels(
+    with_filters, some_front
+):
+    assert "front?of=sparsity_conv" in default_charts(with_filters)
+    assert "front?of=sparsity_conv" not in default_charts(some_front())
+    assert "front?of=sparsity_conv" not in default_charts(
+        some_front(["l1_filter"], removing=["l1_filter"])
+    )
+    linear = some_front(["magnitude", "l1_filter"], removing=["l1_filter"], layers={"fc": 900})
+    assert "front?of=sparsity_conv" not in default_charts(linear)
 
 
 def test_there_is_no_latency_chart_without_latencies(tmp_path, some_front):

@@ -5,7 +5,7 @@ weight element multiplies as often as before, so parameters and multiply-adds ha
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class Costs:
     """The costs of a network and of what is left of it."""
 
     def __init__(self, model: nn.Module, groups: Groups, shape: tuple[int, ...] | None = None):
-        """``shape`` of one input: counts products without weights too, which stay as they are."""
+        """``shape`` of one input: counts whatever else multiplies there, which stays as it is."""
         self._groups, self._sizes = groups, Sizes(model, groups)
         parameters = dict(model.named_parameters())
         tensors: dict[str, Tensor] = parameters | dict(model.named_buffers())
@@ -74,6 +74,7 @@ class Costs:
         """The costs with only those units kept."""
         counts = self._sizes.left(kept)
         macs = sum(counts[name] * times for name, times in self._groups.uses.items())
+        macs += sum(product.left(kept) for product in self._groups.products)
         return Cost(
             sum(counts[name] for name in self._learned),
             round(macs) + self._fixed,
@@ -90,3 +91,12 @@ class Costs:
             less = self.of({group.name: keep})
             costs[group.name] = Cost(*(a - b for a, b in zip(whole, less, strict=True)))
         return costs
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """A row a group, with what one unit costs; nothing for groups that stay whole."""
+        each, rows = self.each(), self._groups.to_rows()
+        return [
+            row
+            | (each[row["group"]]._asdict() if not row["whole"] else dict.fromkeys(Cost._fields))
+            for row in rows
+        ]

@@ -6,14 +6,15 @@ the code of a module has its size written in, stays whole with that reason.
 """
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thrifty.channels.groups import Group, Groups, grouped
-from thrifty.channels.removal import TOLERANCE, distance, removed, silenced
+from thrifty.channels.removal import CUT, apart, check_numbers, outputs, removed, silenced
 from thrifty.channels.trace import settle, tensors_in, traced
 from thrifty.errors import UserError
 from thrifty.registry import suggest
@@ -43,12 +44,16 @@ def groups(
     settle(trace)
     found = grouped(trace)
     found = _kept_whole(found, keep)
+    if check:
+        check_real(model)
     return tried(model, found, inputs) if check else found
 
 
 def tried(model: nn.Module, found: Groups, example: tuple[Any, ...]) -> Groups:
     """``found`` with every group that cannot be removed as it should marked whole."""
     whole: dict[str, str] = {}
+    before = outputs(model, example)
+    check_numbers(model, before)
 
     def left(some: Sequence[Group]) -> list[Group]:
         return [g for g in some if g.name not in whole]
@@ -61,45 +66,52 @@ def tried(model: nn.Module, found: Groups, example: tuple[Any, ...]) -> Groups:
             return
         half = len(some) // 2
         for part in (some[:half], some[half:]):
-            search(part, failure(model, found, part, example))
+            search(part, failure(model, found, part, example, before))
 
-    why = failure(model, found, list(found.free), example)
+    why = failure(model, found, list(found.free), example, before)
     if why is not None:
         for same in _alike(model, found).values():
-            reasons = [failure(model, found, [g], example) for g in (same[0], same[-1])]
+            reasons = [failure(model, found, [g], example, before) for g in (same[0], same[-1])]
             if len(same) > 3 and all(reasons):
                 whole.update({g.name: str(reasons[0]) for g in same})
     while why is not None and left(found.free):
         rest = left(found.free)
-        why = failure(model, found, rest, example)
+        why = failure(model, found, rest, example, before)
         search(rest, why)
         if why is not None and left(rest) == rest:  # they only fail together
             whole.update({g.name: why for g in rest})
-    return Groups(
-        tuple(g._replace(whole=whole[g.name]) if g.name in whole else g for g in found.groups),
-        found.heads,
-        found.uses,
-        found.norm_after,
+    return replace(
+        found,
+        groups=tuple(
+            g._replace(whole=whole[g.name]) if g.name in whole else g for g in found.groups
+        ),
     )
 
 
 def failure(
-    model: nn.Module, found: Groups, some: list[Group], example: tuple[Any, ...]
+    model: nn.Module,
+    found: Groups,
+    some: list[Group],
+    example: tuple[Any, ...],
+    before: list[Tensor],
 ) -> str | None:
-    """Why these groups cannot lose a third of their units; None if they can."""
+    """Why these groups cannot lose a third of their units; None if they can.
+
+    ``before`` is the outputs of the whole network.
+    """
     kept = {g.name: _third(g) for g in some}
     if not some:
         return None
     try:
         small, _ = removed(model, found, kept)
-        quiet = silenced(model, found, kept, ("out", "scale", "shift", "each"))
-        gap = distance(quiet, small, example)
+        quiet = silenced(model, found, kept, CUT)
+        far = apart(before, outputs(quiet, example), outputs(small, example))
     except Exception as error:  # whatever the code of the model raises
         said = str(error.__cause__ or error).splitlines() or [type(error).__name__]
         return f"the code of the network does not take another size: {said[0][:160]}"
-    if gap <= TOLERANCE:
+    if far is None:
         return None
-    return f"the code of the network knows their number or order (outputs differ by {gap:.2g})"
+    return f"the code of the network knows their number or order (outputs differ by {far:.2g})"
 
 
 def _third(group: Group) -> Tensor:
@@ -124,16 +136,14 @@ def _kept_whole(found: Groups, keep: Sequence[str]) -> Groups:
         return found
     names = {m.layer for g in found.groups for m in g.members}
     chosen = _matching(keep, sorted(names))
-    return Groups(
-        tuple(
+    return replace(
+        found,
+        groups=tuple(
             g._replace(whole="keep= says so")
             if g.whole is None and any(m.layer in chosen for m in g.members if m.role == "out")
             else g
             for g in found.groups
         ),
-        found.heads,
-        found.uses,
-        found.norm_after,
     )
 
 
@@ -149,6 +159,9 @@ def _matching(patterns: Sequence[str], names: Sequence[str]) -> set[str]:
 
 def inputs_of(model: nn.Module, example: Any) -> tuple[Any, ...]:
     """The example as a tuple of arguments, on the device and of the float type of the model."""
+    lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
+    if lazy:
+        raise UserError(f"{lazy[0]} has no size yet; run the network once on an input first")
     inputs = example if isinstance(example, tuple) else (example,)
     if not tensors_in(inputs):
         raise UserError(
@@ -160,9 +173,28 @@ def inputs_of(model: nn.Module, example: Any) -> tuple[Any, ...]:
         return inputs
 
     def fitting(x: Any) -> Any:
+        if isinstance(x, Mapping):
+            return {key: fitting(value) for key, value in x.items()}
+        if type(x) in (list, tuple):
+            return type(x)(fitting(value) for value in x)
         if not isinstance(x, Tensor):
             return x
         dtype = parameter.dtype if x.is_floating_point() else x.dtype
         return x.to(parameter.device, dtype)
 
     return tuple(fitting(x) for x in inputs)
+
+
+def check_real(model: nn.Module) -> None:
+    """Refuse tensors without numbers, whose outputs cannot be compared.
+
+    Raises:
+        UserError: they are on the device meta.
+    """
+    empty = [name for name, x in (*model.named_parameters(), *model.named_buffers()) if x.is_meta]
+    if empty:
+        raise UserError(
+            f"{empty[0]} of {type(model).__name__} is on the device meta: it has a shape and no "
+            f"numbers; build the network on a real device, or give check=False to find groups "
+            f"without trying them"
+        )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from thrifty.channels.labels import compact, varying
 from thrifty.channels.trace import Axis, Trace
 from thrifty.errors import UserError
 from thrifty.registry import suggest
@@ -78,6 +79,26 @@ class Heads(NamedTuple):
     """Elements of a head."""
 
 
+class Product(NamedTuple):
+    """A product of two tensors that both depend on the input, as attention has."""
+
+    macs: float
+    """Multiply-adds for one input."""
+    dims: tuple[tuple[tuple[str, Tensor], ...], ...]
+    """For every dimension that may lose some: (group, unit of each index or -1), one or more."""
+
+    def left(self, kept: Kept) -> float:
+        """Multiply-adds with only those units kept."""
+        macs = self.macs
+        for parts in self.dims:
+            alive = torch.ones(len(parts[0][1]), dtype=torch.bool)
+            for group, units in parts:
+                if group in kept:
+                    alive &= (units < 0) | kept[group].cpu()[units.clamp_min(0)]
+            macs *= float(alive.double().mean())
+        return macs
+
+
 @dataclass(frozen=True)
 class Groups(Shown):
     """Every group of a network, in the order in which its layers run."""
@@ -88,6 +109,7 @@ class Groups(Shown):
     """Weight -> how often each of its elements multiplies for one input."""
     norm_after: Mapping[str, str | None] = field(default_factory=dict)
     """Weight -> the running mean that its output goes into at once, and nowhere else."""
+    products: tuple[Product, ...] = ()
 
     @property
     def free(self) -> tuple[Group, ...]:
@@ -153,7 +175,8 @@ def grouped(trace: Trace) -> Groups:
         for i, group in zip(order, named, strict=True)
         for number, root in enumerate([*sets.values()][i])
     }
-    return Groups(tuple(named), _heads(trace, unit_of), trace.uses, trace.norm_after)
+    products = tuple(_product(trace, macs, ids, unit_of) for macs, ids in trace.products)
+    return Groups(tuple(named), _heads(trace, unit_of), trace.uses, trace.norm_after, products)
 
 
 def _reasons(trace: Trace) -> dict[int, str]:
@@ -207,6 +230,28 @@ def _named(groups: list[Group]) -> list[Group]:
     return out
 
 
+def _alike(lines: Tensor) -> bool:
+    """Whether every line (n, anything) holds one number."""
+    return bool((lines == lines[:, :1]).all())
+
+
+def _product(
+    trace: Trace, macs: float, facets: list[Tensor], unit_of: Mapping[int, tuple[str, int]]
+) -> Product:
+    """A product by the units that its dimensions are made of."""
+    found: dict[int, list[tuple[str, Tensor]]] = defaultdict(list)
+    for ids in facets:
+        roots = compact(
+            torch.from_numpy(trace.ties.roots(ids.reshape(-1).numpy())).reshape(ids.shape)
+        )
+        if len(varying(roots)) == 1:
+            of = [unit_of.get(root, ("", -1)) for root in roots.reshape(-1).tolist()]
+            for group in {name for name, _ in of} - {""}:
+                units = torch.tensor([number if name == group else -1 for name, number in of])
+                found[varying(roots)[0]].append((group, units))
+    return Product(macs, tuple(tuple(parts) for parts in found.values()))
+
+
 def _heads(trace: Trace, unit_of: Mapping[int, tuple[str, int]]) -> tuple[Heads, ...]:
     """What views took apart, where one dimension is left in which units differ."""
     found = []
@@ -215,7 +260,7 @@ def _heads(trace: Trace, unit_of: Mapping[int, tuple[str, int]]) -> tuple[Heads,
         roots = torch.from_numpy(trace.ties.roots(split.ids.reshape(-1).numpy())).reshape(shape)
         for dim in range(roots.dim()):
             line = roots.movedim(dim, 0).reshape(shape[dim], -1)
-            if len(set(line.reshape(-1).tolist())) == shape[dim] and bool((line == line[:, :1]).all()):
+            if len(set(line.reshape(-1).tolist())) == shape[dim] and _alike(line):
                 units = [unit_of.get(int(r), ("", -1)) for r in line[:, 0]]
                 names = {name for name, _ in units}
                 if len(names) == 1 and "" not in names:

@@ -37,6 +37,8 @@ class Surgery:
     """Largest difference that is left after folding the constants; from zero-padded borders."""
     attributes: dict[str, dict[str, int]]
     """Module -> numbers that had to change, such as heads."""
+    kept: Kept
+    """The units that were kept, of groups that lost some."""
 
 
 def operate(
@@ -82,7 +84,7 @@ def operate(
     folded = fold(small, masked, groups, kept, example)
     if check and folded:
         border = distance(masked, small, example)
-    return Surgery(small, difference, border, attributes)
+    return Surgery(small, difference, border, attributes, kept)
 
 
 def checked(groups: Groups, kept: Kept) -> dict[str, Tensor]:

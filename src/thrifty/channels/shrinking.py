@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from thrifty.channels.finding import check_real, inputs_of
 from thrifty.channels.finding import groups as find_groups
-from thrifty.channels.finding import inputs_of
+from thrifty.channels.folding import foldable
 from thrifty.channels.groups import Group, Groups, Kept
 from thrifty.channels.removal import Surgery, operate, without_torch_prune
 from thrifty.errors import UserError
@@ -71,7 +72,9 @@ def surgery(
     inputs = inputs_of(model, example)
     found = groups if groups is not None else find_groups(model, inputs, keep, check=check)
     by_zeros = kept is None
-    chosen = alive(model, found) if kept is None else kept
+    if by_zeros or check:
+        check_real(model)
+    chosen = foldable(model, found, alive(model, found), inputs) if kept is None else kept
     chosen = {name: rounded(found[name], keep_units, round) for name, keep_units in chosen.items()}
     return operate(model, found, chosen, inputs, masked=model if by_zeros else None, check=check)
 

@@ -5,7 +5,6 @@ found and solved by arrays, so that a network of a hundred thousand atoms takes 
 """
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 

@@ -10,7 +10,7 @@ reach it whole, with a reason that names it.
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -20,6 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from thrifty.channels.labels import Facets, row
 from thrifty.channels.ties import Ties
 from thrifty.errors import UserError
+
+SEALED = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+"""Modules that take only tensors of the sizes they were built with."""
+
+
+FAULTS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What the code of a network raises for inputs that are not its own."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,8 @@ class Trace:
     """Parts of a dimension of channels cut into equal parts: (n,) atoms each."""
     norm_after: dict[str, str | None] = field(default_factory=dict)
     """Weight -> running mean that its output, and nothing else, goes into at once."""
+    products: list[tuple[float, list[Tensor]]] = field(default_factory=list)
+    """Products without weights: multiply-adds for one input, and the facets of (b, n, k, m)."""
     padded: set[str] = field(default_factory=set)
     """Weights of convolutions that pad with zeros."""
 
@@ -71,6 +80,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._facets: dict[int, Facets] = {}
         self._alive: list[Tensor] = []
         self._fed: set[int] = set()
+        self._elements = {name: tensor.numel() for name, tensor in tensors.items()}
         self.made_by: dict[int, str] = {}
         for name, tensor in tensors.items():
             found = []
@@ -134,6 +144,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name is not None:
             self.trace.uses[name] = self.trace.uses.get(name, 0.0) + times
 
+    def product(self, macs: float, facets: list[Tensor]) -> None:
+        """A product of two tensors that both depend on the input; ``macs`` of the whole batch."""
+        self.trace.products.append((macs / self.batch, facets))
+
+    def elements(self, weight: Tensor) -> int:
+        """Of the parameter that a tensor is, or is a view of."""
+        name = self.name(weight)
+        return weight.numel() if name is None else self._elements[name]
+
     def is_fed(self, tensor: object) -> bool:
         """Whether a tensor depends on the input of the network."""
         return id(tensor) in self._fed
@@ -165,19 +184,29 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         follow(self, func, args, kwargs or {}, result)
         return result
 
+    def _seal(self, module: nn.Module, given: Any) -> None:
+        """Keep whole what a module reads whose sizes are numbers in it."""
+        own = [p for name, p in module.named_parameters() if not name.startswith("out_proj")]
+        why = f"{self.module} ({type(module).__name__}) has its sizes written in"
+        for tensor in [*own, *tensors_in(given)]:
+            for ids in self.facets(tensor):
+                self.ties.fix(ids, why)
+
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:
         """Know the module at work while the network runs."""
         handles: list[Any] = []
         for name, module in self._model.named_modules():
 
-            def enter(_: nn.Module, __: Any, name: str = name) -> None:
+            def enter(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
                 self._stack.append(name)
+                if isinstance(module, SEALED):
+                    self._seal(module, (args, list(kwargs.values())))
 
             def leave(*_: Any) -> None:
                 self._stack.pop()
 
-            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(module.register_forward_hook(leave, always_call=True))
         try:
             yield
@@ -209,7 +238,13 @@ def traced(model: nn.Module, example: tuple[Any, ...]) -> Trace:
         torch.backends.mha.set_fastpath_enabled(fastpath)
         for module, mode in training.items():
             module.training = mode
-    for tensor in tensors_in([outputs]):
+    found = tensors_in([outputs])
+    if not found:
+        raise UserError(
+            f"{type(model).__name__} returns {type(outputs).__name__}, in which no tensor is "
+            f"found; it may return a tensor, or tuples, lists, dictionaries, dataclasses of them"
+        )
+    for tensor in found:
         for ids in tracer.facets(tensor):
             tracer.ties.fix(ids, "they are the output of the network")
     return tracer.trace
@@ -223,7 +258,9 @@ def run(model: nn.Module, example: tuple[Any, ...]) -> Any:
     """
     try:
         return model(*example)
-    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
+    except UserError:
+        raise
+    except FAULTS as error:
         shapes = ", ".join(str(list(x.shape)) for x in tensors_in(example))
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -239,9 +276,11 @@ def _batch(example: tuple[Any, ...]) -> int:
 
 
 def tensors_in(values: Any) -> list[Tensor]:
-    """Every tensor in nested tuples, lists and dictionaries."""
+    """Every tensor in nested tuples, lists, dictionaries and dataclasses."""
     if isinstance(values, Tensor):
         return [values]
+    if is_dataclass(values) and not isinstance(values, type | Mapping):
+        values = [getattr(values, part.name) for part in fields(values)]
     if isinstance(values, Mapping):
         values = list(values.values())
     if isinstance(values, list | tuple):
@@ -265,7 +304,8 @@ def settle(trace: Trace) -> None:
         found = roots(split.ids)
         differing = [d for d in range(found.dim()) if bool((found != found.narrow(d, 0, 1)).any())]
         for dim in differing[:-1]:
-            ties.tie(split.ids.narrow(dim, 0, 1), split.ids, f"a view in {split.module}")
+            because = f"a view in {split.module or 'the network'}"
+            ties.tie(split.ids.narrow(dim, 0, 1), split.ids, because)
     for parts in trace.halves:
         sets = [roots(part).sort().values for part in parts]
         if any(len(s) != len(sets[0]) for s in sets):

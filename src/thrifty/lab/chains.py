@@ -123,6 +123,11 @@ class Chains:
             for seed in self.recipe.seeds
         ]
 
+    def all_gated(self) -> list[Step]:
+        """Every folder of a parent with gates that the recipe has trained."""
+        found = [self.gated(seed, m) for m in self.methods for seed in self.recipe.seeds]
+        return [step for step in found if step is not None]
+
     def of(self, seed: int, method: str) -> list[Step]:
         """The folders of one job: a dense parent, or a chain of levels."""
         if method == DENSE:

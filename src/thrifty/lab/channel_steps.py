@@ -4,6 +4,7 @@ What is trained on is the smaller network itself, which is why its retraining is
 under masks.  Budgets are shares of the dense parent, whatever was cut before.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -168,14 +169,16 @@ def rehearse(lab: "Lab", model: nn.Module, method: str) -> None:
         for number in range(len(chains.levels(method))):
             ruled(model, lab.recipe.prune, number, data)
         return
-    dense, how, groups = Dense.of(model, data.shape), chains.channel_cut(method), None
+    dense, how, groups, given = Dense.of(model, data.shape), chains.channel_cut(method), None, None
     if METHODS.get(method).gate is not None:
         found = find_groups(model, example_of(data, lab.device), lab.recipe.prune.keep)
-        gate_of(lab.recipe.prune.gate or METHODS.get(method).gate or "", found)
-        how = dataclasses.replace(how, members=("out",))  # the scales are not trained yet
+        trial = gate_of(lab.recipe.prune.gate or METHODS.get(method).gate or "", found)
+        gated = copy.deepcopy(model)
+        trial.attach(gated)  # its scales, not trained yet, show which channels it can score
+        given = None if isinstance(trial, GroupGrowth) else trial.scores(gated)
     for budget in chains.budgets(method):
         if budget.of != "latency":
-            groups, kept = chosen(model, dense, how, budget, data, groups=groups)
+            groups, kept = chosen(model, dense, how, budget, data, given=given, groups=groups)
     if groups is not None:
         surgery(model, example=example_of(data, lab.device), kept=kept, groups=groups)
 

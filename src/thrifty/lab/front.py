@@ -1,6 +1,6 @@
 """What is worth having: the Pareto front of what was measured, and which point to take.
 
-Accuracy is what is bought, and one of sparsity, bytes, latency or multiply-adds is its price.
+Accuracy is what is bought; sparsity, bytes, latency, multiply-adds or parameters is its price.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,14 +14,28 @@ from thrifty.shown import Shown, html_table
 if TYPE_CHECKING:
     import altair
 
-Cost = Literal["sparsity", "bytes", "latency_us", "macs_nonzero", "nonzero"]
+Cost = Literal[
+    "sparsity",
+    "sparsity_conv",
+    "bytes",
+    "latency_us",
+    "macs",
+    "macs_nonzero",
+    "params",
+    "nonzero",
+]
 COSTS: dict[str, str] = {
     "sparsity": "sparsity of the prunable weights",
+    "sparsity_conv": "sparsity of the weights of convolutions",
     "bytes": "bytes on disk, compressed",
     "latency_us": "latency, us",
+    "macs": "multiply-adds of a dense runtime",
     "macs_nonzero": "multiply-adds with a weight that is not zero",
+    "params": "parameters, zeros among them",
     "nonzero": "parameters that are not zero",
 }
+SPARSITIES = ("sparsity", "sparsity_conv")
+"""Costs of which more is better; a dense network has 0 of them."""
 
 
 def cost(point: Point, of: Cost) -> float | None:
@@ -29,7 +43,7 @@ def cost(point: Point, of: Cost) -> float | None:
     value = getattr(point, of)
     if value is None:
         return None
-    return -float(value) if of == "sparsity" else float(value)
+    return -float(value) if of in SPARSITIES else float(value)
 
 
 def pareto(candidates: Iterable[Point], of: Cost = "sparsity") -> list[Point]:
@@ -114,6 +128,12 @@ class Front(Shown):
         found = [p for p in self.points if p.method == CONTROL]
         return max(found, key=lambda p: p.epochs, default=None)
 
+    @property
+    def smaller(self) -> list[Point]:
+        """The pruned points whose networks do fewer multiply-adds than their dense parents."""
+        dense = self.dense
+        return [p for p in self.pruned if dense is not None and p.macs < dense.macs]
+
     def pareto(self, of: Cost = "sparsity") -> list[Point]:
         """The pruned points that no other pruned point beats, cheapest first."""
         return pareto(self.pruned, of)
@@ -125,7 +145,7 @@ class Front(Shown):
     def hypervolume(self, floor: float = 0.0, of: Cost = "sparsity") -> float:
         """Area under the front above ``floor``; the dense network's cost is the corner."""
         dense = self.dense
-        worst = 0.0 if of == "sparsity" else (cost(dense, of) if dense else None)
+        worst = 0.0 if of in SPARSITIES else (cost(dense, of) if dense else None)
         if worst is None:
             raise UserError(f"the hypervolume over {of} needs a dense point with {of} measured")
         return hypervolume(self.pruned, worst, floor, of)
@@ -160,7 +180,7 @@ class Front(Shown):
             best = min(priced, key=lambda p: p.drop)
             raise NoPoint(
                 f"no point loses at most {100 * max_drop:g} points{self._where()}; the least is "
-                f"{100 * best.drop:.2f} points, by {best.method} at sparsity {best.level:g}"
+                f"{100 * best.drop:.2f} points, by {best.method} at sparsity {best.sparsity:.4g}"
             )
         return min(good, key=lambda p: (cost(p, of) or 0.0, -p.accuracy))
 
@@ -204,7 +224,11 @@ class Front(Shown):
 
 
 def table(rows: Sequence[Point]) -> list[dict[str, str]]:
-    """Points as text, a column a quantity; what was not measured is left empty."""
+    """Points as text, a column a quantity; what was not measured is left empty.
+
+    Parameters and multiply-adds are told where a network really has fewer than another.
+    """
+    sizes = len({(p.params, p.macs) for p in rows}) > 1
     return [
         {
             "method": p.method,
@@ -216,6 +240,7 @@ def table(rows: Sequence[Point]) -> list[dict[str, str]]:
             "before retraining %": "" if p.accuracy_cut is None else f"{100 * p.accuracy_cut:.2f}",
             "agreement %": f"{100 * p.agreement:.2f}",
             "bytes": f"{p.bytes:,.0f}",
+            **({"parameters": f"{p.params:,}", "multiply-adds": f"{p.macs:,}"} if sizes else {}),
             "latency us": "" if p.latency_us is None else f"{p.latency_us:,.0f}",
             "epochs": str(p.epochs),
             "seeds": str(p.seeds),

@@ -32,10 +32,10 @@ class Pick(Shown):
         seeds = f"{p.seeds} seeds" if p.seeds > 1 else "1 seed"
         side = "below" if p.drop >= 0 else "above"
         lines = [
-            f"{p.method} at sparsity {p.level:g}: accuracy {100 * p.accuracy:.2f}{spread} % over "
-            f"{seeds}, {100 * abs(p.drop):.2f}{drop} points {side} its dense parents",
-            f"{p.nonzero:,.0f} of {p.params:,} parameters, {p.bytes:,.0f} bytes compressed "
-            f"(plain {p.bytes_dense:,.0f}), agreement {100 * p.agreement:.2f} %",
+            f"{p.method} at sparsity {p.sparsity:.4g}: accuracy {100 * p.accuracy:.2f}{spread} % "
+            f"over {seeds}, {100 * abs(p.drop):.2f}{drop} points {side} its dense parents",
+            f"{p.params:,} parameters, {p.nonzero:,.0f} not zero, {p.bytes:,.0f} bytes compressed "
+            f"(dense and plain {p.bytes_dense:,.0f}), agreement {100 * p.agreement:.2f} %",
             f"best seed {self.record.seed}, {100 * self.record.accuracy:.2f} %: {self.folder}",
         ]
         if self.saved is not None:

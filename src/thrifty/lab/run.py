@@ -52,7 +52,7 @@ def run(
     with store.lock(), torch_threads(recipe.machine.threads):
         lab = Lab(recipe, store)
         _begin(lab)
-        steps = lab.chains.all()
+        steps = lab.chains.all() + lab.chains.all_gated()
         tell({"total": len(steps), "ready": sum(s.done for s in steps)})
         failed = _jobs(lab, (DENSE,), executor, tell)
         failed = failed or _jobs(lab, lab.chains.methods, executor, tell)

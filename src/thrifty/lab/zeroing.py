@@ -6,16 +6,13 @@ what the old statistics describe.  The intact network gets both too, so that wha
 change by themselves is seen.
 """
 
-import copy
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from thrifty import files
@@ -23,20 +20,16 @@ from thrifty.data import Data, load_data
 from thrifty.errors import UserError
 from thrifty.lab.measure import conditions
 from thrifty.lab.run import torch_threads
-from thrifty.lab.steps import pick_device
 from thrifty.lab.store import Store
+from thrifty.lab.subject import LARGE_INPUT, fitting_threads, label_of, network_of, untrained
 from thrifty.lab.zeroed import Zeroing
-from thrifty.lab.zeroing_steps import LARGE_INPUT, STUDY, Study
-from thrifty.nets import NETS, architecture_of, count_macs, file_of, resolve
-from thrifty.registry import parse_spec
-from thrifty.training.loop import channels_last, derive
+from thrifty.lab.zeroing_steps import STUDY, Study
+from thrifty.training.loop import channels_last
 from thrifty.training.recovery import with_statistics
 
 Tell = Callable[[dict[str, Any]], None]
 
 UNDER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 2e-2, 3e-2, 5e-2, 0.1, 0.3, 1.0)
-LARGE_MACS = 5_000_000
-"""Multiply-adds; a network of more uses every core, as does one on large inputs."""
 
 
 def zero(
@@ -100,13 +93,13 @@ def zero(
     store = Store(out)
     store.prepare()
     loaded = load_data(data)
-    network = _network(model, weights, loaded, seed, device)
+    network = network_of(model, weights, loaded, seed, device)
     if math.prod(loaded.shape) > LARGE_INPUT:
         channels_last(network, loaded)  # a fifth faster for ResNet-18 on ImageNet
-    count = threads or _fitting_threads(network, loaded)
+    count = threads or fitting_threads(network, loaded)
     with store.lock(), torch_threads(count):
         now: dict[str, Any] = {
-            "model": _label(model, network),
+            "model": label_of(model, network),
             "data": loaded.name,
             "weights": None if weights is None else str(weights),
             "relative": relative,
@@ -114,7 +107,7 @@ def zero(
             "keep": list(keep),
             "seed": seed,
         }
-        study = Study(network, loaded, store, now, _untrained(model, weights))
+        study = Study(network, loaded, store, now, untrained(model, weights))
         about = _begin(study, now, thresholds, _notes(model, weights, study), count)
         rows = study.rows(about["under"], thresholds, tell)
     return Zeroing(
@@ -140,37 +133,6 @@ def _thresholds(given: float | Iterable[float]) -> tuple[float, ...]:
                 "is below it become 0"
             )
     return tuple(sorted({0.0, *(abs(float(t)) for t in listed)}))
-
-
-def _network(
-    model: str | Path | nn.Module,
-    weights: str | Path | None,
-    data: Data,
-    seed: int,
-    device: str | None,
-) -> nn.Module:
-    """A network of our own to zero, on its device."""
-    if isinstance(model, nn.Module):
-        place = next(model.parameters(), torch.zeros(0)).device if device is None else None
-        found = resolve(copy.deepcopy(model), weights=weights)
-        return found.to(place or pick_device(device or "auto")).eval()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "init"))
-        found = resolve(model, weights=weights, classes=data.classes, shape=data.shape)
-    return found.to(pick_device(device or "auto")).eval()
-
-
-def _fitting_threads(model: nn.Module, data: Data) -> int:
-    """1 for a small network, which more threads do not make faster, else every core."""
-    large = math.prod(data.shape) > LARGE_INPUT or count_macs(model, data.shape) > LARGE_MACS
-    return (os.cpu_count() or 1) if large else 1
-
-
-def _label(model: str | Path | nn.Module, network: nn.Module) -> str:
-    if not isinstance(model, nn.Module):
-        return str(model)
-    found = architecture_of(network)
-    return found.model if found else type(model).__name__
 
 
 def _begin(
@@ -222,7 +184,7 @@ def _notes(
     """What to know about the figures."""
     data, found = study.data, []
     train: Any = data.train
-    if _untrained(model, weights):
+    if untrained(model, weights):
         found.append("No weights were given: this network is as it was drawn, untrained.")
     if study.folded and with_statistics(study.model):
         found.append(
@@ -250,13 +212,3 @@ def _within(some: Tensor, others: Tensor) -> bool:
         return False
     known = {x.contiguous().cpu().numpy().tobytes() for x in others}
     return all(x.contiguous().cpu().numpy().tobytes() in known for x in some)
-
-
-def _untrained(model: str | Path | nn.Module, weights: str | Path | None) -> bool:
-    """Whether a network is surely one with freshly drawn weights."""
-    if isinstance(model, nn.Module) or weights is not None or file_of(model) is not None:
-        return False
-    spec = parse_spec(str(model))
-    zoo = spec.name.startswith(("torchvision:", "timm:"))
-    brings = spec.options.get("weights") or spec.options.get("pretrained")
-    return spec.name in NETS or (zoo and not brings)

@@ -5,7 +5,6 @@ what it would be if the intact network had been zeroed at once.  A step returns 
 result is on disk; its folder is named by what decides it.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from thrifty.errors import UserError
 from thrifty.lab.measure import Judged, agree, judge, run
 from thrifty.lab.recipe import identity
 from thrifty.lab.store import Step, Store
+from thrifty.lab.subject import LARGE_INPUT, digest_of, judge_batch
 from thrifty.lab.zeroed import Outcome, Zeroed
 from thrifty.pruning.layers import prunable
 from thrifty.pruning.small import not_kept, spread, zero_under
@@ -32,10 +32,6 @@ Tell = Callable[[dict[str, Any]], None]
 
 STUDY = "zeroing"
 FRESH = "predictions-recalibrated"
-LARGE_INPUT = 50_000
-"""Numbers of one input; more are recalibrated on in small batches, for memory."""
-JUDGED = 300_000
-"""Numbers in a batch that is judged: ResNet-20 does 97 pictures at 0.55 of the time for 500."""
 
 
 class Study:
@@ -55,7 +51,7 @@ class Study:
             dict(model.named_parameters()) if now["everything"] else weights
         )
         self.cut = not_kept(self.tensors, now["keep"])
-        self.digest = _digest(model)
+        self.digest = digest_of(model)
         self.folded = not drawn and not were_measured(with_statistics(model))
         self.norms = [] if self.folded else with_statistics(model)
         self.large = math.prod(data.shape) > LARGE_INPUT
@@ -138,7 +134,7 @@ class Study:
         tell({"job": job, "done": True, "text": _told(job, row)} | _figures(row))
 
     def _judge(self) -> Judged:
-        return judge(self.model, self.data, max(8, min(500, JUDGED // math.prod(self.data.shape))))
+        return judge(self.model, self.data, judge_batch(self.data))
 
     def _fresh(self) -> Judged | None:
         """The network with new statistics, judged; the old ones are put back."""
@@ -180,17 +176,6 @@ class Study:
     def named(self, t: float) -> str:
         """A threshold as progress lines call it."""
         return f"{t:g} std" if self.now["relative"] else f"{t:g}"
-
-
-def _digest(model: nn.Module) -> str:
-    """16 hex digits that name what a network computes: its kind, tensors, and their names."""
-    sha = hashlib.sha256(type(model).__qualname__.encode())
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor):
-            sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            sha.update(raw.numpy().data)
-    return sha.hexdigest()[:16]
 
 
 def _outcome(

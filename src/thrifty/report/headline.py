@@ -1,6 +1,6 @@
 """What was found, in sentences: the first thing on a page and the last line of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from thrifty.errors import UserError
 from thrifty.lab.front import Front
@@ -15,7 +15,8 @@ NOISE = 0.05
 
 def headline(front: Front) -> list[str]:
     """The findings on a front of one model and data set, the most important first."""
-    found = [_dense(front), _smallest(front), _knee(front), _control(front), _trust(front)]
+    found = [_dense(front), _smallest(front), _smaller(front), _knee(front)]
+    found += [_control(front), _trust(front)]
     return [sentence for sentence in found if sentence]
 
 
@@ -34,12 +35,21 @@ def latency_text(front: Front) -> str:
     noise = max(NOISE, _latency_noise(front))
     if all(abs(t / dense.latency_us - 1) <= noise for t in times):
         measured += f" That is the same within the noise of {100 * noise:.0f} %: no speed was won."
-    if all(p.macs == dense.macs for p in front.pruned):
-        return measured + (
-            " Masks alone do not make a dense runtime faster: it multiplies by the zeros too, so "
-            "a difference here is not an effect of pruning."
+    small = [p for p in front.smaller if p.latency_us is not None]
+    fast = min(small, key=lambda p: p.latency_us or 0.0, default=None)
+    if fast is not None and (fast.latency_us or 0.0) < (1 - noise) * dense.latency_us:
+        measured += (
+            f" The fastest that has channels removed, {_named(fast)}, takes "
+            f"{(fast.latency_us or 0.0) / dense.latency_us:.2f} of the dense network's time with "
+            f"{fast.macs / dense.macs:.2g} of its multiply-adds."
         )
-    return measured
+    if all(p in small for p in front.pruned):
+        return measured
+    whole = "" if not small else f" ({_names(p for p in front.pruned if p not in small)})"
+    return measured + (
+        f" Masks alone{whole} do not make a dense runtime faster: it multiplies by the zeros too, "
+        "so a difference here is not an effect of pruning."
+    )
 
 
 def _latency_noise(front: Front) -> float:
@@ -76,9 +86,33 @@ def _smallest(front: Front) -> str:
     return f"The smallest within half a point is {_named(best)}: {_saved(front, best)}."
 
 
+def _smaller(front: Front) -> str:
+    """What removing channels won, where some were removed."""
+    dense, small = front.dense, front.smaller
+    if dense is None or not small:
+        return ""
+    names = _names(small)
+    good = [p for p in small if p.drop <= MAX_DROP]
+    if not good:
+        return f"No network that has channels removed ({names}) stays within half a point."
+    best = min(good, key=lambda p: (p.macs, -p.accuracy))
+    return (
+        f"Of the networks that have channels removed ({names}), the one of fewest multiply-adds "
+        f"within half a point is {_named(best)}: {quantity(best.macs, 'macs')} of "
+        f"{quantity(dense.macs, 'macs')} multiply-adds for one input, {best.params:,} of "
+        f"{dense.params:,} parameters."
+    )
+
+
+def _names(some: Iterable[Point]) -> str:
+    return ", ".join(dict.fromkeys(p.method for p in some))
+
+
 def _saved(front: Front, point: Point) -> str:
-    change = "loses" if point.drop > 0 else "gains"
-    text = f"it {change} {points_text(point.drop)} and takes {quantity(point.bytes, 'bytes')}"
+    change = f"{'loses' if point.drop > 0 else 'gains'} {points_text(point.drop)}"
+    if round(point.drop, 4) == 0:
+        change = "loses nothing"
+    text = f"it {change} and takes {quantity(point.bytes, 'bytes')}"
     dense = front.dense
     if dense is None or point.bytes <= 0:
         return text

@@ -8,10 +8,11 @@ from thrifty.lab.front import Front
 from thrifty.registry import call_spec, parse_spec
 from thrifty.report import REPORTS
 from thrifty.report.headline import MAX_DROP, headline, latency_text
-from thrifty.report.parts import method_colors, pair_name, pairs
+from thrifty.report.parts import method_colors, methods, pair_name, pairs
+from thrifty.report.rows import point_rows
 from thrifty.report.sheet import Part, figure, lacking, section, table, write_sheet
 
-FRONTS = ("front", "front?of=bytes", "front?of=latency_us")
+FRONTS = ("front", "front?of=sparsity_conv", "front?of=bytes", "front?of=latency_us")
 ORDER = ("layers", "agreement", "seeds")
 
 TABLE_NOTE = (
@@ -21,27 +22,38 @@ TABLE_NOTE = (
 ).replace("+-", "\u00b1")
 
 TERMS = {
-    "sparsity": 'The share of the prunable weights that are zero, counted; "of all" counts among '
-    "all parameters, biases and norms too.",
+    "sparsity": "The share of the dense parent's prunable weights that are zero or gone, counted; "
+    '"of all" counts among all its parameters, biases and norms too.',
     "drop": "Points of accuracy lost against the dense parent of the same seed; a negative drop is "
     "a gain.",
     "agreement": "The share of test inputs given the same class as by the dense parent, right or "
     "wrong.",
-    "control": "The dense parent trained on, uncut, for as many epochs as the pruned networks got. "
-    "What it gains is not due to pruning.",
+    "control": "The dense parent trained on, uncut, for as many epochs as networks pruned level by "
+    "level got. What it gains is not due to pruning.",
     "before retraining": "The accuracy right after the cut, when the weights that are left have "
     "not yet been trained further.",
     "bytes": "The size of the compressed file that was written, for dense and pruned networks "
     "alike.",
+    "parameters, multiply-adds": "What the network holds, zeros among it, and what a dense runtime "
+    "does with it for one input. Zeros are held and multiplied by like other weights; channels "
+    "that are gone are not.",
     "front, knee": "The networks that no other beats in accuracy and cost together; the knee is "
     "where they bend most.",
 }
 
 
 def default_charts(front: Front) -> list[str]:
-    """The charts worth drawing: the front over each measured cost, then every other report."""
+    """The charts worth drawing: the front over each measured cost, then every other report.
+
+    The sparsity of the convolutions is worth one where one of several methods removes channels.
+    """
     timed = any(r.latency_us is not None for r in front.records)
-    fronts = [name for name in FRONTS if timed or "latency" not in name]
+    filters = any(
+        part.smaller and len(methods(part)) > 1 and point_rows(part, "accuracy", "sparsity_conv")
+        for part in pairs(front)
+    )
+    wanted = {"front?of=sparsity_conv": filters, "front?of=latency_us": timed}
+    fronts = [name for name in FRONTS if wanted.get(name, True)]
     return fronts + sorted((n for n in REPORTS.names() if n != "front"), key=_rank)
 
 

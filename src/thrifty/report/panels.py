@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from thrifty.lab.front import Cost, Front
+from thrifty.lab.front import SPARSITIES, Cost, Front
 from thrifty.report.extra import altair
 from thrifty.report.look import WIDTH, note, panel_title
 from thrifty.report.parts import (
@@ -36,9 +36,12 @@ from thrifty.report.units import label_expression, log_domain, percent, ticks
 
 X_TITLES: dict[str, str] = {
     "sparsity": "sparsity of the prunable weights (log scale of the weights kept)",
+    "sparsity_conv": "sparsity of the weights of convolutions (log scale of the weights kept)",
     "bytes": "size on disk, compressed (log scale, less is better)",
     "latency_us": "latency of one input (log scale, less is better)",
+    "macs": "multiply-adds of a dense runtime (log scale, less is better)",
     "macs_nonzero": "multiply-adds whose weight is not zero (log scale, less is better)",
+    "params": "parameters, zeros among them (log scale, less is better)",
     "nonzero": "parameters that are not zero (log scale, less is better)",
 }
 
@@ -156,7 +159,7 @@ class Scene:
 
     def _parents(self, panel: Panel) -> list[Any]:
         """Diamonds where the references lie; by definition all lie at sparsity 0."""
-        if self.of == "sparsity":
+        if self.of in SPARSITIES:
             return []
         alt = altair()
         base = alt.Chart(alt.Data(values=tuple(self.references))).encode(
@@ -242,7 +245,7 @@ class Scene:
 
     def _x(self, titled: bool) -> Any:
         alt = altair()
-        density = self.of == "sparsity"
+        density = self.of in SPARSITIES
         rows = [*self.points, *([] if density else self.references)]
         values = [r["x"] for r in [*rows, *self.seeds] if r["x"] is not None] or [0.5]
         ends = log_domain(values, most=1.0 if density else None)

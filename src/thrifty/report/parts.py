@@ -12,9 +12,14 @@ DENSE_COLOR, CONTROL_COLOR = "#3d3d3d", "#8a8a8a"
 
 # Okabe & Ito, Color Universal Design, 2008, https://jfly.uni-koeln.de/color/ without black (the
 # dense parent is grey) and with its yellow darkened, which is not seen on white.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c7a00")
-# Six shapes to seven colours: 42 methods differ, and few methods differ without any colour.
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+# The last is a violet of our own, for an eighth method.
+COLORS = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c7a00", "#6a3d9a",
+)  # fmt: skip
+# Seven shapes to eight colours: 56 methods differ, and few methods differ without any colour.
+SHAPES = (
+    "circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right",
+)  # fmt: skip
 
 
 def pairs(front: Front) -> list[Front]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from thrifty.errors import UserError
-from thrifty.lab.front import COSTS, Cost, Front
+from thrifty.lab.front import COSTS, SPARSITIES, Cost, Front
 from thrifty.lab.records import Point, Record, deviation
 from thrifty.registry import suggest
 from thrifty.report.parts import CONTROL_NAME, finite, methods
@@ -30,12 +30,12 @@ def check_cost(of: str) -> None:
 def place(row: Point | Record, of: Cost) -> float | None:
     """Where on the log axis ``row`` is drawn, ``None`` if its cost was not measured.
 
-    The axis of sparsity is the density, 1 - sparsity; a network that kept no weight is put where
-    half a weight would be, because a log axis has no zero.
+    The axis of a sparsity is the density, 1 - sparsity; a network that kept no weight is put
+    where half a weight would be, because a log axis has no zero.
     """
-    if of == "sparsity":
-        return max(1 - row.sparsity, 0.5 / max(row.params, 1))
     value = getattr(row, of)
+    if of in SPARSITIES:
+        return None if value is None else max(1 - value, 0.5 / max(row.params, 1))
     return float(value) if value is not None and value > 0 else None
 
 
@@ -81,14 +81,17 @@ def tooltip(point: Point) -> Row:
     spread = "" if point.accuracy_std is None else f" +- {100 * point.accuracy_std:.2f}"
     texts = {
         "sparsity": sparsity_percent(point.sparsity),
+        "of convolutions": None
+        if point.sparsity_conv is None
+        else sparsity_percent(point.sparsity_conv),
         "accuracy": percent(point.accuracy) + spread,
         "lost against the parent": f"{100 * point.drop:+.2f} points",
         "before retraining": None if point.accuracy_cut is None else percent(point.accuracy_cut),
         "agreement": percent(point.agreement),
         "size": quantity(point.bytes, "bytes"),
         "latency": point.latency_us and quantity(point.latency_us, "latency_us"),
-        "parameters": f"{point.nonzero:,.0f} of {point.params:,}",
-        "multiply-adds": f"{point.macs_nonzero:,.0f} of {point.macs:,}",
+        "parameters": f"{point.params:,}, {point.nonzero:,.0f} not zero",
+        "multiply-adds": f"{point.macs:,}, {point.macs_nonzero:,.0f} with a weight not zero",
         "epochs": str(point.epochs),
         "seeds": str(point.seeds),
     }

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 
+_COUNTS = ((1e9, " G"), (1e6, " M"), (1e3, " k"), (1, ""))
 _UNITS: dict[str, tuple[tuple[float, str], ...]] = {
     "bytes": ((1e9, " GB"), (1e6, " MB"), (1e3, " kB"), (1, " B")),
     "latency_us": ((1e6, " s"), (1e3, " ms"), (1, " us")),
-    "macs_nonzero": ((1e9, " G"), (1e6, " M"), (1e3, " k"), (1, "")),
-    "nonzero": ((1e9, " G"), (1e6, " M"), (1e3, " k"), (1, "")),
+    **dict.fromkeys(("macs", "macs_nonzero", "params", "nonzero"), _COUNTS),
 }
 
 
@@ -49,7 +49,7 @@ def points_text(share: float) -> str:
 
 def label_expression(of: str) -> str:
     """The Vega expression that writes an axis label in the unit of ``of``."""
-    if of == "sparsity":
+    if of in ("sparsity", "sparsity_conv"):
         return "format(100 * (1 - datum.value), '.6~g') + ' %'"
     text = "''"
     for size, unit in reversed(_UNITS[of]):

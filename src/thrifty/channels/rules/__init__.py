@@ -36,7 +36,13 @@ Rule = Callable[["Tracer", Operation], None]
 
 RULES: dict[str, Rule] = {}
 
-UNTAGGED = {"hardswish", "log_sigmoid_forward", "rrelu_with_noise", "rrelu_with_noise_functional"}
+UNTAGGED = {
+    "hardswish",
+    "log_sigmoid_forward",
+    "_prelu_kernel",
+    "rrelu_with_noise",
+    "rrelu_with_noise_functional",
+}
 """Operations that compute element by element and that torch does not mark so."""
 
 

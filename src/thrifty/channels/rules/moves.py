@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     "repeat",
     "tile",
     "movedim",
-    "channel_shuffle",
-    "native_channel_shuffle",
     "diagonal",
     "unfold",
     "numpy_T",
@@ -40,6 +38,18 @@ def moved(t: "Tracer", op: Operation) -> None:
         return t.put(op.out, t.facets(x))
     found = [op.func(spread(ids, x.shape), *op.args[1:], **op.kwargs) for ids in t.facets(x)]
     return t.put(op.out, tuple(compact(ids) for ids in found))
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def shuffled(t: "Tracer", op: Operation) -> None:
+    """Channels taken apart into equal parts and interleaved: all parts lose the same."""
+    x, parts, found = op.args[0], int(op.args[1]), []
+    for ids in t.facets(x):
+        if ids.shape[1] > 1:
+            apart = ids.reshape(ids.shape[0], parts, -1, *ids.shape[2:])
+            t.trace.splits.append(_split(t, compact(apart)))
+        found.append(compact(op.func(spread(ids, x.shape), parts)))
+    t.put(op.out, tuple(found))
 
 
 @rule("contiguous", "to", "_to_copy", "type_as", "resolve_conj", "resolve_neg", "as_strided")
@@ -163,6 +173,21 @@ def parted(t: "Tracer", op: Operation) -> None:
             out.append(compact(part))
     for out_tensor, facets in zip(op.out, found, strict=True):
         t.put(out_tensor, tuple(f for f in facets if varying(f)))
+
+
+@rule("glu")
+def gated(t: "Tracer", op: Operation) -> None:
+    """One half times the sigmoid of the other."""
+    x = op.args[0]
+    dim = int(op.argument(1, "dim", -1)) % x.dim()
+    found = []
+    for ids in t.facets(x):
+        if ids.shape[dim] > 1:
+            half = ids.shape[dim] // 2
+            ids, gate = _cut(ids, [half, half], dim)
+            t.ties.tie(ids, gate, t.where("glu"))
+        found.append(compact(ids))
+    t.put(op.out, tuple(f for f in found if varying(f)))
 
 
 def _cut(ids: Tensor, sizes: list[int], dim: int) -> list[Tensor]:

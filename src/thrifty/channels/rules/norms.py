@@ -63,6 +63,23 @@ def _roles(args: tuple[Any, ...]) -> list[str]:
     return [role for p, role in zip(args, names, strict=False) if isinstance(p, Tensor)]
 
 
+@rule("_weight_norm_interface", "_weight_norm")
+def weight_norm(t: "Tracer", op: Operation) -> None:
+    """Directions over their norm times a length: filters of zeros would be divided by zero."""
+    v, g, dim = op.args[0], op.args[1], int(op.argument(2, "dim", 0))
+    out = op.out if isinstance(op.out, Tensor) else op.out[0]
+    found = [mixed(t, ids, set(range(v.dim())) - {dim}, "weight norm") for ids in t.facets(v)]
+    for ids in found:
+        if ids is not None:
+            t.ties.fix(ids, f"{t.where('weight norm')} divides by the norm of filters; remove it")
+    for ids in t.facets(g):
+        t.role(ids, "scale")
+        for other in found:
+            if other is not None:
+                t.ties.tie(other, ids)
+    t.put(out, tuple(ids for ids in found if ids is not None and varying(ids)))
+
+
 @rule("native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm")
 def layer_norm(t: "Tracer", op: Operation) -> None:
     """Over channels, a zero counts in the mean: they stay whole."""

@@ -1,6 +1,7 @@
 """Convolutions, matrix products, attention, embeddings: where channels are made and read."""
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -153,6 +154,9 @@ def matrix(t: "Tracer", op: Operation) -> None:
             t.made_by[id(op.out)] = name
     elif not t.is_fed(x):
         t.use(x, op.out.shape[-1] / t.batch)
+    else:
+        flat = [ids[None] for ids in t.facets(x) if x.dim() == 2]
+        t.product(math.prod(op.out.shape) * x.shape[-1], _joint(flat, [i[None] for i in theirs]))
     t.put(op.out, merged(t, list(_out(made, x.dim(), last, carried))))
 
 
@@ -160,10 +164,24 @@ def matrix(t: "Tracer", op: Operation) -> None:
 def batched(t: "Tracer", op: Operation) -> None:
     """(b, n, k) with (b, k, m): heads along b go whole, as queries and keys do along k."""
     a, b = op.args[-2:] if op.name == "bmm" else op.args[1:3]
+    count = math.prod(a.shape) * b.shape[2]
+    if t.is_fed(a) and t.is_fed(b):
+        t.product(count, _joint(t.facets(a), t.facets(b)))
+    for weight, reading in ((a, 2), (b, 1)):
+        if not t.is_fed(weight):
+            for ids in t.facets(weight):
+                made = ids.shape[3 - reading] > 1
+                t.role(ids, "in" if ids.shape[reading] > 1 else "out" if made else "each")
+            t.use(weight, count / t.elements(weight) / t.batch)
     found = contracted(t, list(t.facets(a)), list(t.facets(b)))
     if op.name == "baddbmm":
         found += [ids for ids in t.facets(op.args[0]) if ids.dim() == 3]
     t.put(op.out, merged(t, found, t.where("a matrix product")))
+
+
+def _joint(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> list[Tensor]:
+    """Facets of (b, n, k) and of (b, k, m) as facets of (b, n, k, m), where they multiply."""
+    return [ids.unsqueeze(3) for ids in ours] + [ids.unsqueeze(1) for ids in theirs]
 
 
 def contracted(t: "Tracer", ours: list[Tensor], theirs: list[Tensor]) -> list[Tensor]:
@@ -214,11 +232,15 @@ def attention(t: "Tracer", op: Operation) -> None:
             found.append(compact(wide.transpose(1, 2) if swap else wide))
         return found
 
+    size = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+    t.product(size * q.shape[3], _joint(flat(q), flat(k, swap=True)))
     logits = contracted(t, flat(q), flat(k, swap=True))
     mask = op.kwargs.get("attn_mask", op.kwargs.get("attn_bias"))
     if isinstance(mask, Tensor) and mask.dim() == 4 and t.facets(mask):
         logits += [i for i in flat(mask) if i.shape[0] == q.shape[0] * q.shape[1]]
-    found = contracted(t, list(merged(t, logits)), flat(v))
+    logits = list(merged(t, logits))
+    t.product(size * v.shape[3], _joint(logits, flat(v)))
+    found = contracted(t, logits, flat(v))
     merged_found = merged(t, found, t.where("attention"))
     shaped = []
     for ids in merged_found:

@@ -12,9 +12,12 @@ from thrifty.report.rows import check_cost, point_rows
 
 AGAINST: dict[str, str] = {
     "sparsity": "sparsity",
+    "sparsity_conv": "sparsity of the convolutions",
     "bytes": "size on disk",
     "latency_us": "latency",
-    "macs_nonzero": "multiply-adds",
+    "macs": "multiply-adds",
+    "macs_nonzero": "multiply-adds that are not by zero",
+    "params": "parameters",
     "nonzero": "parameters that are not zero",
 }
 

@@ -41,7 +41,7 @@ def layer_rows(front: Front) -> list[dict[str, Any]]:
     return [
         {
             "method": method,
-            "asked": f"{100 * level:.5g}",
+            "asked": f"{100 * level:.5g}" if level <= 1 else f"{level:.3g}",
             "level": level,
             "layer": layer.removesuffix(".weight"),
             "share": kept / max(size, 1),
@@ -112,7 +112,9 @@ def _panel(rows: list[dict[str, Any]], method: str, first: bool) -> Any:
 
 
 def _about(rows: list[dict[str, Any]]) -> str:
-    text = "Columns: sparsity asked for, %.  Rows: layers in network order.  Means over seeds."
+    budgets = any(row["level"] > 1 for row in rows)
+    asked = "the budget asked for" if budgets else "the share asked to go, %"
+    text = f"Columns: {asked}.  Rows: layers in network order.  Means over seeds."
     gone = sum(row["share"] == 0 for row in rows)
     if gone:
         text += " Orange: no weight is left, so nothing passes through the layer."
