@@ -98,11 +98,17 @@ def totals(rows: Sequence[Row]) -> str:
             equal = [r for r in mine if r["outcome"] == "equal"]
             ran = sum(kinds[k] for k in ("equal", "other", "runs"))
             times = sorted(seconds(r) for r in mine)
+            gone = sorted(1 - r["after"] / r["before"] for r in mine if r.get("after"))
             text = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
             out.append(
                 f"{zoo}, {tool}: of {len(mine)} {len(equal)} with equal outputs, {ran} through a "
                 f"forward pass ({text}); {times[len(times) // 2]:.2f} s in the middle, "
                 f"{times[-1]:.1f} s at most"
+                + (
+                    f"; {gone[len(gone) // 2]:.0%} of the parameters gone in the middle"
+                    if gone
+                    else ""
+                )
             )
             if tool == "thrifty":
                 met = "met" if len(equal) >= goal * len(mine) else "missed"

@@ -128,8 +128,9 @@ def prune(
 ) -> None:
     """Prune MODEL to several sparsities, retrain what is left, and show the front.
 
-    Example: ``thrifty prune lenet --data mnist:DIR --sparsity .5 .9 .99 --epochs 3``,
-    or with channels really removed: ``--method l1_filter --budget macs=.5``
+    With ``--method l1_filter --budget macs=.5`` channels are really removed.
+
+    Example: ``thrifty prune lenet --data mnist:DIR --sparsity .5 .9 .99 --epochs 3``
 
     Parameters
     ----------

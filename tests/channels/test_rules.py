@@ -58,7 +58,6 @@ def test_every_activation_of_torch_is_followed(chain, prove, name):
         nn.Dropout2d(),
         nn.AlphaDropout(),
         nn.Identity(),
-        nn.InstanceNorm2d(8),
         nn.InstanceNorm2d(8, affine=True),
         nn.BatchNorm2d(8),
         nn.GroupNorm(8, 8),
@@ -178,7 +177,7 @@ def test_an_einsum_with_a_weight_reads_channels(net, prove):
 
 def test_numbers_of_channels_in_the_code_keep_them_whole(net, prove):
     model = net(lambda s, x: s.b(s.a(x).view(2, 4, 2, 8, 8).amax(2)), a=conv(3, 8), b=conv(4, 3))
-    found = prove(model, torch.randn(PICTURE))
+    found = prove(model, torch.randn(PICTURE), costs=False)
     assert found["a"].whole.startswith("the code of the network does not take another size: shape")
 
 

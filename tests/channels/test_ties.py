@@ -44,7 +44,7 @@ def test_what_meets_a_fixed_atom_is_fixed_and_says_why():
     ties.tie(atoms(1, 2), atoms(FIXED, 3), "add in here")
     (fixed, why), *rest = ties.fixed
     assert fixed.tolist() == [1]
-    assert why == "add in here with what no layer makes"
+    assert why == "add in here joins them with what no layer makes"
     assert rest == []
     assert together(ties, 2, 3)
 

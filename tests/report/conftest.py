@@ -33,7 +33,8 @@ def make_record(**changes: Any) -> Record:
         "seed": 0, "sparsity": 0.0, "sparsity_all": 0.0, "accuracy": DENSE_ACCURACY,
         "accuracy_dense": DENSE_ACCURACY, "agreement": 1.0, "loss": 0.07, "params": params,
         "prunable": params - 200, "sparsity_conv": 0.0, "nonzero": params, "macs": 400_000,
-        "macs_nonzero": 400_000, "bytes": int(3.7 * params), "bytes_dense": 4 * params + 900, "epochs": 0, "seconds": 4.0,
+        "macs_nonzero": 400_000, "bytes": int(3.7 * params), "bytes_dense": 4 * params + 900,
+        "epochs": 0, "seconds": 4.0,
     }  # fmt: skip
     return Record(**{**values, **changes})
 

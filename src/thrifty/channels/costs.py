@@ -95,8 +95,5 @@ class Costs:
     def to_rows(self) -> list[dict[str, Any]]:
         """A row a group, with what one unit costs; nothing for groups that stay whole."""
         each, rows = self.each(), self._groups.to_rows()
-        return [
-            row
-            | (each[row["group"]]._asdict() if not row["whole"] else dict.fromkeys(Cost._fields))
-            for row in rows
-        ]
+        none = dict.fromkeys(Cost._fields)
+        return [row | (none if row["whole"] else each[row["group"]]._asdict()) for row in rows]

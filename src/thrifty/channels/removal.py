@@ -6,6 +6,7 @@ cut off: made by zeros and read by zeros.  Constants that they sent are folded a
 
 import copy
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ class Surgery:
     difference: float
     """Largest difference of outputs with removed channels cut off; rounding of float32."""
     border: float
-    """Largest difference that is left after folding the constants; from zero-padded borders."""
+    """Largest difference from the masked network, constants folded; from zero-padded borders."""
     attributes: dict[str, dict[str, int]]
     """Module -> numbers that had to change, such as heads."""
     kept: Kept
@@ -96,6 +97,10 @@ def checked(groups: Groups, kept: Kept) -> dict[str, Tensor]:
     out = {}
     for name, keep in kept.items():
         group = groups[name]
+        if not isinstance(keep, Tensor):
+            raise UserError(
+                f"kept[{name!r}] is {type(keep).__name__}; it is a tensor of torch.bool"
+            )
         if tuple(keep.shape) != (group.units,) or keep.dtype != torch.bool:
             raise UserError(
                 f"kept[{name!r}] is {keep.dtype} {tuple(keep.shape)}; it is torch.bool of "
@@ -170,7 +175,9 @@ def outputs(model: nn.Module, example: tuple[Any, ...]) -> list[Tensor]:
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        return [x.double() for x in tensors_in([run(model, example)])]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes that are written in and not used
+            return [x.double() for x in tensors_in([run(model, example)])]
     finally:
         for module, mode in training.items():
             module.training = mode

@@ -10,7 +10,7 @@ from thrifty.channels.finding import check_real, inputs_of
 from thrifty.channels.finding import groups as find_groups
 from thrifty.channels.folding import foldable
 from thrifty.channels.groups import Group, Groups, Kept
-from thrifty.channels.removal import Surgery, operate, without_torch_prune
+from thrifty.channels.removal import Surgery, checked, operate, without_torch_prune
 from thrifty.errors import UserError
 
 
@@ -26,9 +26,10 @@ def shrink(
 ) -> nn.Module:
     """A smaller dense network that gives the outputs of ``model`` under ``masks``.
 
-    A channel goes if every filter that makes it is zero, or every column that reads it is.  What
-    it still sent through its norm and activation is a constant and is folded into the layers
-    that read it.
+    A channel goes if every filter that makes it is zero, or the scale of the norm behind it, or
+    every column that reads it.  What it still sent through its norm and activation is a constant
+    and is folded into the layers that read it; at borders that are padded with zeros a difference
+    is left, which :func:`surgery` measures.  A channel that sends something else stays.
 
     Args:
         model: any module; it is not changed.  One that ``torch.nn.utils.prune`` masked is read
@@ -58,7 +59,11 @@ def surgery(
     round: int = 1,
     check: bool = True,
 ) -> Surgery:
-    """As :func:`shrink`, and how near the outputs are; ``groups`` saves finding them again."""
+    """As :func:`shrink`, and how near the outputs are; ``groups`` saves finding them again.
+
+    Raises:
+        UserError: as of :func:`shrink`.
+    """
     if example is None:
         raise UserError(
             "shrink needs an example input, with its batch dimension, such as "
@@ -74,7 +79,10 @@ def surgery(
     by_zeros = kept is None
     if by_zeros or check:
         check_real(model)
-    chosen = foldable(model, found, alive(model, found), inputs) if kept is None else kept
+    if kept is None:
+        chosen = foldable(model, found, alive(model, found), inputs)
+    else:
+        chosen = checked(found, kept)
     chosen = {name: rounded(found[name], keep_units, round) for name, keep_units in chosen.items()}
     return operate(model, found, chosen, inputs, masked=model if by_zeros else None, check=check)
 
@@ -85,8 +93,8 @@ def alive(model: nn.Module, groups: Groups) -> Kept:
     nonzero: dict[tuple[str, int], Tensor] = {}
     out = {}
     for group in groups.free:
-        made = _any(group, "out", tensors, nonzero)
-        read = _any(group, "in", tensors, nonzero)
+        made = _any(group, "out", tensors, nonzero, groups.norm_after)
+        read = _any(group, "in", tensors, nonzero, {})
         keep = made & read if group.of("in") else made
         if not bool(keep.any()):
             keep[0] = True
@@ -100,14 +108,23 @@ def _any(
     role: str,
     tensors: Mapping[str, Tensor],
     nonzero: dict[tuple[str, int], Tensor],
+    norm_after: Mapping[str, str | None],
 ) -> Tensor:
-    """(units,) whether any slice of that role has a number that is not zero."""
+    """(units,) whether any slice of that role has a number that is not zero.
+
+    A slice whose output only goes into a norm with a scale of zero makes nothing either.
+    """
     out = torch.zeros(group.units + 1, dtype=torch.bool)
     for member in group.of(role):
         key = member.tensor, member.dim
         if key not in nonzero:
             x = tensors[member.tensor].movedim(member.dim, 0)
             nonzero[key] = (x.reshape(len(x), -1) != 0).any(1).cpu()
+            scale = tensors.get(
+                f"{(norm_after.get(member.tensor) or '').rpartition('.')[0]}.weight"
+            )
+            if scale is not None and scale.shape == nonzero[key].shape:
+                nonzero[key] &= (scale != 0).cpu()
         out[member.unit[nonzero[key]]] = True
     return out[:-1]
 

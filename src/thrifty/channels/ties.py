@@ -48,7 +48,7 @@ class Ties:
             pairs = np.unique(pairs, axis=1)
         loose = (pairs[0] == FIXED) | (pairs[1] == FIXED)
         if loose.any():
-            self.fix(pairs[:, loose].max(0), f"{because} with what no layer makes")
+            self.fix(pairs[:, loose].max(0), f"{because} joins them with what no layer makes")
             pairs = pairs[:, ~loose]
         if pairs.shape[1]:
             if because:
