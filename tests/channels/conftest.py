@@ -35,15 +35,15 @@ def trained(model):
 
 
 def thirds(group):
-    """Every unit but the second of three; the first group of a network has odd ones too."""
+    """Every unit but the second of three."""
     return torch.arange(group.units) % 3 != 1
 
 
-def prove(model, example, costs=True):
-    """Cut a third of every free group, one by one and together: equal outputs, known costs."""
+def prove(model, example, costs=True, each=True):
+    """Cut a third of every free group, each alone and together: equal outputs, known costs."""
     found = groups(model, example)
     together = {g.name: thirds(g) for g in found.free}
-    every = [{name: keep} for name, keep in together.items()] if len(together) < 12 else []
+    every = [{name: keep} for name, keep in together.items()] if each else []
     shape = tuple(example.shape[1:]) if torch.is_tensor(example) and costs else None
     known = set(dict(model.named_parameters()))
     for kept in [*every, together]:

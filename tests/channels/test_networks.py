@@ -18,7 +18,6 @@ TORCHVISION = {
     "resnext50_32x4d": (32, 21),
     "shufflenet_v2_x0_5": (32, 20),
     "squeezenet1_1": (32, 25),
-    "vgg11_bn": (32, 10),
 }
 """Size of the input, and groups that may be cut."""
 
@@ -27,11 +26,12 @@ TORCHVISION = {
 def test_a_built_in_network_is_shrunk_exactly(name, prove, trained):
     model = trained(resolve(f"{name}?width=0.3"))
     shape = architecture_of(model).shape
-    assert prove(model, torch.randn(2, *shape)).free
+    size = (*shape[:-2], 16, 16) if name.startswith("resnet") else shape
+    assert prove(model, torch.randn(2, *size), each=False).free
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_a_network_of_torchvision_is_shrunk_exactly(name, prove, trained):
     size, free = TORCHVISION[name]
     model = trained(resolve(f"torchvision:{name}"))
-    assert len(prove(model, torch.randn(2, 3, size, size)).free) == free
+    assert len(prove(model, torch.randn(2, 3, size, size), each=False).free) == free

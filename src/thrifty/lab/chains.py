@@ -165,7 +165,7 @@ class Chains:
             "channels",
             gated.key if gated is not None else parent,
             method if method == CONTROL else "",
-            dataclasses.asdict(how) | {"members": sorted(how.members), "keep": sorted(how.keep)},
+            said_of(how),
             self._schedule(method),
             budgets[: number + 1] if chained else budgets[number : number + 1],
             said.get("retrain", {}),
@@ -189,3 +189,13 @@ class Chains:
         if self.recipe.prune.schedule is not None and method not in ("random", "random_filter"):
             return self.recipe.prune.schedule
         return METHODS.get(method).schedule
+
+
+def said_of(how: ChannelCut) -> dict[str, object]:
+    """What a cut says other than the defaults, so that a new field orphans no older network."""
+    plain, values = dataclasses.asdict(ChannelCut()), dataclasses.asdict(how)
+    return {
+        name: sorted(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if value != plain[name]
+    }

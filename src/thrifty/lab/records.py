@@ -38,7 +38,8 @@ class Record(Shown):
     """Share of the weights of convolutions that is zero or gone; None if there are none."""
     accuracy: float
     accuracy_cut: float | None = None
-    """Accuracy right after the cut, before any retraining (and before BN recalibration)."""
+    """Accuracy after the cut and before any retraining: under masks with the batch normalisation
+    statistics of before, of a smaller network with its own, measured anew."""
     accuracy_dense: float
     """Accuracy of the dense parent of the same seed."""
     agreement: float
