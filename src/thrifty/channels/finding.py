@@ -104,8 +104,9 @@ def failure(
         return None
     try:
         small, _ = removed(model, found, kept)
+        without = outputs(small, example)
         quiet = silenced(model, found, kept, CUT)
-        far = apart(before, outputs(quiet, example), outputs(small, example))
+        far = apart(before, outputs(quiet, example), without)
     except Exception as error:  # whatever the code of the model raises
         said = str(error.__cause__ or error).splitlines() or [type(error).__name__]
         return f"the code of the network does not take another size: {said[0][:160]}"
