@@ -22,6 +22,9 @@
 namespace nb = nanobind;
 
 namespace thrifty {
+
+void bind_unpack(nb::module_& m);  // unpack_bindings.cc
+
 namespace {
 
 using Array = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -89,6 +92,7 @@ NB_MODULE(_kernels, m) {
   m.def("patterns", &patterns, nb::arg("target"), nb::arg("data").noconvert(), nb::arg("threads"));
   m.def("place", &place, nb::arg("target"), nb::arg("arrays").noconvert(), nb::arg("k"),
         nb::arg("magnitude"), nb::arg("threads"));
+  bind_unpack(m);
 }
 
 }  // namespace thrifty

@@ -81,6 +81,7 @@ COMMANDS = [
     ["pick"],
     ["criteria"],
     ["methods"],
+    ["gates"],
     ["allocations"],
     ["nets"],
     ["datasets"],
@@ -259,6 +260,7 @@ def test_pick_says_that_there_is_none(done, tmp_path, capsys):
     [
         ("criteria", {"magnitude", "random", "saliency"}),
         ("methods", {"magnitude", "one_shot", "gradual", "random"}),
+        ("gates", {"bn_scale", "channel_scale", "group_growth", "bn_finder"}),
         ("allocations", {"lamp", "global", "erk", "uniform", "uniform_plus"}),
         ("nets", {"lenet", "resnet20", "resnet56", "vgg16_bn", "three_methods_cnn"}),
         ("datasets", {"digits", "mnist", "fashion_mnist", "parquet", "folder", "npz", "hf"}),
@@ -272,7 +274,7 @@ def test_lists_name_everything_and_say_what_it_is(kind, some, capsys):
     assert all(len(text) > 15 for text in rows.values())
 
 
-@pytest.mark.parametrize("kind", ["criteria", "methods", "nets", "datasets"])
+@pytest.mark.parametrize("kind", ["criteria", "methods", "gates", "nets", "datasets"])
 def test_lists_say_where(kind, capsys):
     assert ended(kind, "--where") == 0
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())

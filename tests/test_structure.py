@@ -28,10 +28,14 @@ FLOORS = {
     "nets": 1,
     "sources": 1,
     "data": 1,
+    "container": 1,
+    "engine": 2,
     "channels": 2,
+    "lowering": 3,
     "pruning": 3,
     "training": 3,
     "pack": 4,
+    "compiling": 4,
     "lab": 5,
     "census": 5,
     "report": 5,
@@ -43,13 +47,29 @@ FLOORS = {
     "progress": 6,
     "endings": 6,
     "listings": 6,
+    "rivals": 4,
+    "subjects": 6,
+    "exports": 6,
+    "packings": 6,
+    "benching": 6,
     "__main__": 6,
 }
 EXEMPT = {"__init__"}  # the package itself: it imports what is asked for, when it is asked for
 NEVER = {("pruning", "training")}
 ONLY_IN_FUNCTIONS = {("lab", "report"), ("census", "report")}
 
-TALKING = ("cli", "looks", "progress", "listings", "endings", "sensitivities", "surgeries")
+TALKING = (
+    "cli",
+    "looks",
+    "progress",
+    "listings",
+    "endings",
+    "sensitivities",
+    "surgeries",
+    "exports",
+    "packings",
+    "benching",
+)
 """Rooms that may print."""
 
 LONGER: dict[str, int] = {}
@@ -68,6 +88,9 @@ HEAVY = (
     "sklearn",
     "h5py",
     "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
     "keras",
 )
 

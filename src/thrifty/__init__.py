@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from thrifty.channels.finding import groups
     from thrifty.channels.groups import Group, Groups
     from thrifty.channels.shrinking import shrink
+    from thrifty.compiling import compile
     from thrifty.data import Data, load_data
+    from thrifty.engine import Engine
     from thrifty.errors import UserError
     from thrifty.lab.front import Front
     from thrifty.lab.measure import Measurement, measure
@@ -40,6 +42,7 @@ _HOMES = {
     "Census": "thrifty.census",
     "Comparison": "thrifty.census",
     "Data": "thrifty.data",
+    "Engine": "thrifty.engine",
     "Front": "thrifty.lab.front",
     "Group": "thrifty.channels.groups",
     "Groups": "thrifty.channels.groups",
@@ -53,6 +56,7 @@ _HOMES = {
     "UserError": "thrifty.errors",
     "apply": "thrifty.pruning",
     "compare": "thrifty.census",
+    "compile": "thrifty.compiling",
     "criterion": "thrifty.pruning",
     "cut": "thrifty.pruning",
     "freeze": "thrifty.pruning",
@@ -79,6 +83,7 @@ __all__ = [
     "Census",
     "Comparison",
     "Data",
+    "Engine",
     "Front",
     "Group",
     "Groups",
@@ -93,6 +98,7 @@ __all__ = [
     "__version__",
     "apply",
     "compare",
+    "compile",
     "criterion",
     "cut",
     "freeze",

@@ -15,10 +15,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from thrifty import __version__
+from thrifty.benching import bench
 from thrifty.endings import end, whole
 from thrifty.errors import UserError
-from thrifty.listings import allocations, criteria, datasets, methods, nets, recipes_app, sources
+from thrifty.exports import export
+from thrifty.listings import (
+    allocations,
+    criteria,
+    datasets,
+    gates,
+    methods,
+    nets,
+    recipes_app,
+    sources,
+)
 from thrifty.looks import look_app, look_recipe, run_look
+from thrifty.packings import pack
 from thrifty.registry import parse_spec
 from thrifty.sensitivities import sensitivity
 from thrifty.shown import text_table, to_json
@@ -294,7 +306,7 @@ def pick(
         What smallest means: bytes, sparsity, sparsity_conv, params, nonzero, macs, macs_nonzero
         or latency_us.
     save
-        Write that network there (.safetensors or .safetensors.zst), of its best seed.
+        Write that network there (.safetensors, .safetensors.zst or .thrifty), of its best seed.
     """
     from thrifty.lab.pick import pick_from
 
@@ -307,8 +319,8 @@ def pick(
     print(to_json(found.to_dict()) if json else found.text())
 
 
-_listings = (criteria, methods, allocations, nets, datasets, sources, recipes_app)
-for _command in (groups, shrink, sensitivity, *_listings, look_app):
+_listings = (criteria, methods, gates, allocations, nets, datasets, sources, recipes_app)
+for _command in (groups, shrink, pack, export, bench, sensitivity, *_listings, look_app):
     app.command(_command)
 
 

@@ -1,4 +1,4 @@
-"""The commands that list what there is: criteria, methods, allocations, networks, data, recipes."""
+"""The commands that list what there is: criteria, methods, gates, networks, data, recipes, ..."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +28,13 @@ def methods(*, where: Where = False) -> None:
     from thrifty.pruning.methods import METHODS
 
     _list(METHODS, where)
+
+
+def gates(*, where: Where = False) -> None:
+    """List the gates, which learn in training what each channel is worth."""
+    from thrifty.pruning.gates import GATES
+
+    _list(GATES, where)
 
 
 def allocations() -> None:

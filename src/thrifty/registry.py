@@ -10,7 +10,6 @@ A thing is named on the command line and in recipes by a spec, ``name?key=value&
 
 import difflib
 import importlib
-import importlib.metadata
 import inspect
 import math
 import os
@@ -18,10 +17,13 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import parse_qsl, quote
 
 from thrifty.errors import UnknownName, UserError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
 Value = str | int | float | bool
@@ -105,13 +107,15 @@ class Registry(Generic[T]):
             package = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{self.package}.{module.name}")
-            for point in importlib.metadata.entry_points(group=self.group):
+            # Reading what is installed takes longer than the rest of this file.
+            metadata = importlib.import_module("importlib.metadata")
+            for point in metadata.entry_points(group=self.group):
                 self._join(point)
         except BaseException:
             self._loaded = False
             raise
 
-    def _join(self, point: importlib.metadata.EntryPoint) -> None:
+    def _join(self, point: "EntryPoint") -> None:
         """Take in what another package brings, unless importing it has done so already."""
         try:
             thing = point.load()

@@ -1,7 +1,5 @@
 """``thrifty groups`` and ``thrifty shrink``: what of a network may go, and making it go."""
 
-import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,15 +8,13 @@ from cyclopts import Group, Parameter
 from thrifty.endings import whole
 from thrifty.errors import UserError
 from thrifty.shown import columns, text_table, to_json
+from thrifty.subjects import subject
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from thrifty.channels.groups import Groups
     from thrifty.channels.removal import Surgery
-
-MOST = 1 << 27
-"""Numbers of an example."""
 
 _output = Group("Output")
 _flag = Parameter(negative="", show_default=False)
@@ -59,13 +55,15 @@ def groups(
     from thrifty.channels.costs import Costs
     from thrifty.channels.finding import groups as find_groups
 
-    net, example = _subject(model, data, shape, weights)
+    net, example = subject(model, data, shape, weights)
     size = tuple(example.shape[1:])
     found = find_groups(net, example, keep or ())
     rows = Costs(net, found, size).to_rows()
     if json:
-        return print(to_json({"model": model, "shape": list(size), "groups": rows}))
-    return _print_groups(rows)
+        said = {"model": model, "shape": list(size), "groups": rows, "notes": list(found.notes)}
+        return print(to_json(said))
+    _print_groups(rows)
+    return print("\n" + "\n".join(found.notes)) if found.notes else None
 
 
 def _print_groups(rows: list[dict[str, Any]]) -> None:
@@ -157,14 +155,14 @@ def shrink(
         )
     if round < 1:
         raise UserError(f"--round is {round}; it is a number of channels, 1 or more")
-    net, example = _subject(model, data, shape, weights)
+    net, example = subject(model, data, shape, weights)
     chosen = load(masks) if masks is not None else None
     found = find_groups(net, example, keep or ())
     done = surgery(net, chosen, example, groups=found, round=round)
     told = _told(net, done, found, tuple(example.shape[1:]))
     if out is not None:
         told["file"] = {"path": str(out), "bytes": save(done.model, out)}
-    print(to_json(told) if json else _text(told))
+    print(to_json(told) if json else "\n".join([_text(told), *_notes(found, round)]))
 
 
 def _told(
@@ -189,6 +187,13 @@ def _told(
         "difference": done.difference,
         "border": done.border,
     }
+
+
+def _notes(found: "Groups", round: int) -> list[str]:
+    from thrifty.channels.shrinking import odd_widths
+
+    slow = odd_widths(round)
+    return [*found.notes, *([slow] if slow else [])]
 
 
 def _text(told: dict[str, Any]) -> str:
@@ -217,41 +222,3 @@ def _text(told: dict[str, Any]) -> str:
     if "file" in told:
         lines.append(f"{told['file']['path']}  {told['file']['bytes']:,} bytes")
     return "\n".join(lines)
-
-
-def _subject(
-    model: str, data: str | None, shape: str | None, weights: str | None
-) -> tuple["nn.Module", "Tensor"]:
-    """The network, and two inputs as it takes them."""
-    import torch
-
-    from thrifty.nets import architecture_of, resolve
-
-    if data is not None and shape is not None:
-        raise UserError("--data and --shape both say what an input is; give one of them")
-    if data is not None:
-        from thrifty.data import load_data
-
-        loaded = load_data(data)
-        net = resolve(model, weights=weights, classes=loaded.classes, shape=loaded.shape)
-        return net, loaded.prepare(loaded.test.inputs[:2])
-    size = None if shape is None else _size(shape)
-    net = resolve(model, weights=weights, shape=size)
-    known = architecture_of(net)
-    size = size or (known.shape if known is not None else None)
-    if size is None:
-        raise UserError(
-            f"{model} does not say what an input is; say --shape, such as --shape 3x224x224, or "
-            f"--data"
-        )
-    generator = torch.Generator().manual_seed(0)
-    return net, torch.randn(2, *size, generator=generator)
-
-
-def _size(text: str) -> tuple[int, ...]:
-    size = tuple(map(int, text.split("x"))) if re.fullmatch(r"\d{1,9}(x\d{1,9})*", text) else ()
-    if not size or not 0 < math.prod(size) <= MOST // 2:
-        raise UserError(
-            f"--shape is {text!r}; it is the shape of one input, without the batch, such as 3x32x32"
-        )
-    return size

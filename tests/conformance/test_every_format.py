@@ -6,8 +6,11 @@ import torch
 from thrifty.errors import UserError
 from thrifty.nets import resolve
 from thrifty.pack import FORMATS, load, save
+from thrifty.pack.exporting import export
 
-every_format = pytest.mark.parametrize("name", FORMATS.names())
+READ = [name for name in FORMATS.names() if FORMATS.get(name).read is not None]
+every_format = pytest.mark.parametrize("name", READ)
+only_written = pytest.mark.parametrize("name", sorted(set(FORMATS.names()) - set(READ)))
 
 
 def sparse():
@@ -25,7 +28,7 @@ def path_of(name, folder):
     return folder / f"m{FORMATS.get(name).suffix}"
 
 
-@every_format
+@pytest.mark.parametrize("name", FORMATS.names())
 def test_it_says_in_one_line_what_it_is(name):
     assert FORMATS.summary(name)
 
@@ -71,6 +74,23 @@ def test_other_bytes_are_told_with_the_name_of_the_file(name, tmp_path):
     file.write_bytes(bytes(range(256)) * 9)
     with pytest.raises(UserError, match=file.name):
         load(file)
+
+
+@only_written
+def test_a_format_that_is_only_written_says_what_reads_it(name, tmp_path):
+    assert FORMATS.get(name).instead
+    if FORMATS.get(name).suffix:
+        with pytest.raises(UserError, match="not read back; load the file it was made from"):
+            load(path_of(name, tmp_path))
+
+
+@only_written
+def test_a_written_format_does_not_change_the_network(name, tmp_path):
+    model, masks = sparse()
+    before = {n: x.clone() for n, x in model.state_dict().items()}
+    done = export(model, path_of(name, tmp_path), name, masks=masks)
+    assert done.bytes > 0
+    assert all(torch.equal(x, before[n]) for n, x in model.state_dict().items())
 
 
 @every_format

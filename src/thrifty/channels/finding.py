@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from thrifty.channels.groups import Group, Groups, grouped
-from thrifty.channels.removal import CUT, apart, check_numbers, outputs, removed, silenced
+from thrifty.channels.removal import CUT, check_numbers, farthest, removed, silenced, views
 from thrifty.channels.trace import settle, tensors_in, traced
 from thrifty.errors import UserError
 from thrifty.registry import suggest
@@ -30,7 +30,8 @@ def groups(
     """Which channels of ``model`` live and die together, which must stay, and why.
 
     Args:
-        model: any module; it is run once in eval mode and not changed.
+        model: any module; it is run once in eval mode, if that leaves parameters unread once more
+            as in training, and not changed.
         example: an input as the model takes it, batch dimension included, or a tuple of inputs.
             Two inputs a batch are better than one, for code that drops dimensions of size 1.
         keep: patterns of layers that stay whole, such as ``["conv1", "layer4.*"]``.
@@ -52,7 +53,7 @@ def groups(
 def tried(model: nn.Module, found: Groups, example: tuple[Any, ...]) -> Groups:
     """``found`` with every group that cannot be removed as it should marked whole."""
     whole: dict[str, str] = {}
-    before = outputs(model, example)
+    before = views(model, found, example)
     check_numbers(model, before)
 
     def left(some: Sequence[Group]) -> list[Group]:
@@ -93,20 +94,20 @@ def failure(
     found: Groups,
     some: list[Group],
     example: tuple[Any, ...],
-    before: list[Tensor],
+    before: list[list[Tensor]],
 ) -> str | None:
     """Why these groups cannot lose a third of their units; None if they can.
 
-    ``before`` is the outputs of the whole network.
+    ``before`` is what the whole network gives.
     """
     kept = {g.name: _third(g) for g in some}
     if not some:
         return None
     try:
         small, _ = removed(model, found, kept)
-        without = outputs(small, example)
+        without = views(small, found, example)
         quiet = silenced(model, found, kept, CUT)
-        far = apart(before, outputs(quiet, example), without)
+        far = farthest(before, views(quiet, found, example), without)
     except Exception as error:  # whatever the code of the model raises
         said = str(error.__cause__ or error).splitlines() or [type(error).__name__]
         return f"the code of the network does not take another size: {said[0][:160]}"

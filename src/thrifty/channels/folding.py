@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from thrifty.channels.groups import Groups, Kept, Member
+from thrifty.channels.modes import evaluating, in_training
 from thrifty.channels.trace import run
 
 STEADY = 1e-4
@@ -124,24 +125,34 @@ def received(
 ) -> dict[tuple[str, int], Received]:
     """(weight, dimension) -> what its columns that go are given, for layers that say it."""
     model, inputs = precise(masked, example)
+    readers = _readers(groups, kept)
+    with evaluating(model):
+        found = _heard(model, readers, inputs)
+    late = {key: dead for key, dead in readers.items() if key not in found}
+    if late and groups.training_only:
+        with in_training(model) as twin:
+            found |= _heard(twin, late, inputs)
+    return found
+
+
+def _heard(
+    model: nn.Module, readers: dict[tuple[str, int], Tensor], inputs: tuple[Any, ...]
+) -> dict[tuple[str, int], Received]:
+    """What plain layers are given in one run, in the mode that ``model`` is in."""
     modules = dict(model.named_modules())
     calls: dict[tuple[str, int], list[Received]] = {}
     handles = []
-    for (name, dim), dead in _readers(groups, kept).items():
+    for (name, dim), dead in readers.items():
         module = modules.get(name.rpartition(".")[0])
         if _is_plain(module) and name.endswith("weight"):
             assert module is not None
             watch = _watch(calls.setdefault((name, dim), []), dead)
             handles.append(module.register_forward_pre_hook(watch, with_kwargs=True))
-    training = {module: module.training for module in model.modules()}
-    model.eval()
     try:
         run(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in training.items():
-            module.training = mode
     return {key: _together(found) for key, found in calls.items() if found}
 
 

@@ -110,6 +110,10 @@ class Groups(Shown):
     norm_after: Mapping[str, str | None] = field(default_factory=dict)
     """Weight -> the running mean that its output goes into at once, and nowhere else."""
     products: tuple[Product, ...] = ()
+    training_only: tuple[str, ...] = ()
+    """Modules that run in training only, whose channels are followed as all others."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know of the whole network."""
 
     @property
     def free(self) -> tuple[Group, ...]:
@@ -129,8 +133,8 @@ class Groups(Shown):
         return len(self.groups)
 
     def to_dict(self) -> dict[str, Any]:
-        """The groups."""
-        return {"groups": self.to_rows()}
+        """The groups, and what is to be said of all."""
+        return {"groups": self.to_rows(), "notes": list(self.notes)}
 
     def to_rows(self) -> list[dict[str, Any]]:
         """A row a group."""
@@ -176,7 +180,15 @@ def grouped(trace: Trace) -> Groups:
         for number, root in enumerate([*sets.values()][i])
     }
     products = tuple(_product(trace, macs, ids, unit_of) for macs, ids in trace.products)
-    return Groups(tuple(named), _heads(trace, unit_of), trace.uses, trace.norm_after, products)
+    return Groups(
+        tuple(named),
+        _heads(trace, unit_of),
+        trace.uses,
+        trace.norm_after,
+        products,
+        trace.training_only,
+        tuple(trace.notes),
+    )
 
 
 def _reasons(trace: Trace) -> dict[int, str]:

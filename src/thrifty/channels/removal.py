@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from thrifty.channels.folding import dead_of, fold, lost, precise
 from thrifty.channels.groups import Groups, Kept
+from thrifty.channels.modes import evaluating, in_training
 from thrifty.channels.trace import run, tensors_in
 from thrifty.errors import UserError
 from thrifty.nets.resizing import reheaded, resize
@@ -68,12 +69,13 @@ def operate(
     takes(small, example)
     difference = border = 0.0
     if check:
-        before = outputs(model, example)
+        before = views(model, groups, example)
         check_numbers(model, before)
-        plain = outputs(silenced(model, groups, kept, CUT), example)
-        without = outputs(small, example)
-        far = apart(before, plain, without)
-        difference = gap(plain, without) / max(1.0, _largest(plain))
+        plain = views(silenced(model, groups, kept, CUT), groups, example)
+        without = views(small, groups, example)
+        far = farthest(before, plain, without)
+        gaps = [gap(a, b) / max(1.0, _largest(a)) for a, b in zip(plain, without, strict=True)]
+        difference = max(gaps)
         if far is not None:
             raise UserError(
                 f"the network without {_said(kept)} gives other outputs than with them at zero, by "
@@ -172,24 +174,34 @@ def silenced(model: nn.Module, groups: Groups, kept: Kept, roles: tuple[str, ...
 def outputs(model: nn.Module, example: tuple[Any, ...]) -> list[Tensor]:
     """What a network gives in eval mode, in float64, computed in 32 bits at least."""
     model, example = precise(model, example)
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes that are written in and not used
-            return [x.double() for x in tensors_in([run(model, example)])]
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    with evaluating(model):
+        return _given(model, example)
 
 
-def check_numbers(model: nn.Module, outs: list[Tensor]) -> None:
+@torch.no_grad()
+def views(model: nn.Module, groups: Groups, example: tuple[Any, ...]) -> list[list[Tensor]]:
+    """What a network gives in eval mode and, if it runs more there, as in training."""
+    found = [outputs(model, example)]
+    if groups.training_only:
+        model, example = precise(model, example)
+        with in_training(model) as twin:
+            found.append(_given(twin, example))
+    return found
+
+
+def _given(model: nn.Module, example: tuple[Any, ...]) -> list[Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes that are written in and not used
+        return [x.double() for x in tensors_in([run(model, example)])]
+
+
+def check_numbers(model: nn.Module, outs: list[list[Tensor]]) -> None:
     """Refuse a network whose outputs cannot be compared.
 
     Raises:
         UserError: they are NaN.
     """
-    if any(bool(x.isnan().any()) for x in outs):
+    if any(bool(x.isnan().any()) for view in outs for x in view):
         raise UserError(
             f"{type(model).__name__} gives NaN on the example, so that nothing can be compared; "
             f"give an example and weights that give numbers, or check=False"
@@ -226,6 +238,14 @@ def apart(before: list[Tensor], quiet: list[Tensor], small: list[Tensor]) -> flo
     share = far / max(1.0, size)
     rounding = far <= max(1e-5 * size, 0.01 * gap(before, quiet))
     return None if share <= TOLERANCE and rounding else share
+
+
+def farthest(
+    before: list[list[Tensor]], quiet: list[list[Tensor]], small: list[list[Tensor]]
+) -> float | None:
+    """As :func:`apart`, of each of the :func:`views`."""
+    found = [apart(*outs) for outs in zip(before, quiet, small, strict=True)]
+    return max((far for far in found if far is not None), default=None)
 
 
 def _said(kept: Kept) -> str:

@@ -5,7 +5,8 @@ really executes: views, convolutions, matrix products.  Every tensor carries fac
 (:mod:`thrifty.channels.labels`), and a rule an operation (:mod:`thrifty.channels.rules`) says
 which atoms it ties and what its result carries.  So no symbolic tracer has to understand the
 code of the network; what runs is followed.  An operation without a rule keeps the channels that
-reach it whole, with a reason that names it.
+reach it whole, with a reason that names it.  What runs in training only is followed in a second
+run (:mod:`thrifty.channels.late`).
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from thrifty.channels.labels import Facets, row
+from thrifty.channels.modes import evaluating
 from thrifty.channels.ties import Ties
 from thrifty.errors import UserError
 
@@ -69,6 +71,10 @@ class Trace:
     """Products without weights: multiply-adds for one input, and the facets of (b, n, k, m)."""
     padded: set[str] = field(default_factory=set)
     """Weights of convolutions that pad with zeros."""
+    training_only: tuple[str, ...] = ()
+    """Modules and parameters that run in training only, followed there."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader should know of the whole network."""
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -93,9 +99,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.trace = Trace(Ties(count), axes)
         self._axis_of = [axis for axis in axes for _ in range(axis.size)]
         self._stack: list[str] = [""]
-        self._model = model
         self.batch = 1
         self.module_types = {name: type(m).__name__ for name, m in model.named_modules()}
+        self.untouched = {id(p): name for name, p in model.named_parameters()}
+        """Parameters that no operation has read or written."""
+        self.counting = True
+        """Whether multiply-adds count."""
+        self.received: dict[str, list[Tensor]] = {}
+        """Modules to watch -> every tensor that they were given."""
 
     @property
     def ties(self) -> Ties:
@@ -141,12 +152,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def use(self, weight: Tensor, times: float) -> None:
         """Each element of a weight multiplies ``times`` more for one input."""
         name = self.name(weight)
-        if name is not None:
+        if name is not None and self.counting:
             self.trace.uses[name] = self.trace.uses.get(name, 0.0) + times
 
     def product(self, macs: float, facets: list[Tensor]) -> None:
         """A product of two tensors that both depend on the input; ``macs`` of the whole batch."""
-        self.trace.products.append((macs / self.batch, facets))
+        if self.counting:
+            self.trace.products.append((macs / self.batch, facets))
 
     def elements(self, weight: Tensor) -> int:
         """Of the parameter that a tensor is, or is a view of."""
@@ -169,6 +181,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         from thrifty.channels.rules import follow
 
         given = [*tensors_in(args), *tensors_in(list((kwargs or {}).values()))]
+        for tensor in given:
+            self.untouched.pop(id(tensor), None)
         fed = any(id(x) in self._fed for x in given)
         name = str(func)
         if fed and name.startswith("aten._local_scalar_dense"):
@@ -192,14 +206,32 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for ids in self.facets(tensor):
                 self.ties.fix(ids, why)
 
+    def outputs(self, tensors: list[Tensor]) -> None:
+        """These are what the network gives, whose channels its users count."""
+        for tensor in tensors:
+            for ids in self.facets(tensor):
+                self.ties.fix(ids, "they are the output of the network")
+
+    def run(self, model: nn.Module, example: tuple[Any, ...]) -> Any:
+        """``model(*example)``, followed; the model may be a copy whose tensors have facets."""
+        with torch.no_grad(), _unfused(), self._named(model):
+            for tensor in tensors_in(example):
+                self.feed(tensor)
+            self.batch = _batch(example)
+            with self:
+                return run(model, example)
+
     @contextlib.contextmanager
-    def named(self) -> Iterator[None]:
+    def _named(self, model: nn.Module) -> Iterator[None]:
         """Know the module at work while the network runs."""
         handles: list[Any] = []
-        for name, module in self._model.named_modules():
+        self._stack = [""]
+        for name, module in model.named_modules():
 
             def enter(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
                 self._stack.append(name)
+                if name in self.received:
+                    self.received[name] += tensors_in((args, kwargs))
                 if isinstance(module, SEALED):
                     self._seal(module, (args, list(kwargs.values())))
 
@@ -218,36 +250,38 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def traced(model: nn.Module, example: tuple[Any, ...]) -> Trace:
     """Run ``model`` on ``example`` in eval mode and follow its channels; both are not changed.
 
+    If parameters are left that nothing read, a copy runs once more as in training.
+
     Raises:
         UserError: the network does not take the example, or its way depends on the data.
     """
+    from thrifty.channels.late import follow_training
+
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     tracer = Tracer(model, tensors)
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), tracer.named():
-            for tensor in tensors_in(example):
-                tracer.feed(tensor)
-            tracer.batch = _batch(example)
-            with tracer:
-                outputs = run(model, example)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        for module, mode in training.items():
-            module.training = mode
-    found = tensors_in([outputs])
+    with evaluating(model):
+        given = tracer.run(model, example)
+    found = tensors_in([given])
     if not found:
         raise UserError(
-            f"{type(model).__name__} returns {type(outputs).__name__}, in which no tensor is "
+            f"{type(model).__name__} returns {type(given).__name__}, in which no tensor is "
             f"found; it may return a tensor, or tuples, lists, dictionaries, dataclasses of them"
         )
-    for tensor in found:
-        for ids in tracer.facets(tensor):
-            tracer.ties.fix(ids, "they are the output of the network")
+    tracer.outputs(found)
+    if tracer.untouched:
+        follow_training(tracer, model, example)
     return tracer.trace
+
+
+@contextlib.contextmanager
+def _unfused() -> Iterator[None]:
+    """Attention by its single operations."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def run(model: nn.Module, example: tuple[Any, ...]) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from thrifty import files
+from thrifty.channels.shrinking import odd_widths
 from thrifty.errors import Unfinished
 from thrifty.lab import measure
 from thrifty.lab.chains import Chains
@@ -51,7 +52,7 @@ def run(
     store.prepare()
     with store.lock(), torch_threads(recipe.machine.threads):
         lab = Lab(recipe, store)
-        _begin(lab)
+        _begin(lab, tell)
         steps = lab.chains.all() + lab.chains.all_gated()
         tell({"total": len(steps), "ready": sum(s.done for s in steps)})
         failed = _jobs(lab, (DENSE,), executor, tell)
@@ -66,7 +67,7 @@ def run(
     return Front(tuple(records), str(store.root))
 
 
-def _begin(lab: Lab) -> None:
+def _begin(lab: Lab, tell: Tell) -> None:
     """Mark the folder; refuse one that holds another network's run."""
     recipe, store = lab.recipe, lab.store
     now = {"model": recipe.model, "data": recipe.data, "weights": recipe.weights}
@@ -79,16 +80,18 @@ def _begin(lab: Lab) -> None:
     }
     new = not all(step.done for step in lab.chains.all())
     if new:
-        _preflight(lab)
+        _preflight(lab, tell)
     files.write_text(store.recipe, recipe.to_yaml())
     files.write_json(store.about, about)
     if new:
         store.remember_data(lab.data.digest, recipe.data)
 
 
-def _preflight(lab: Lab) -> None:
+def _preflight(lab: Lab, tell: Tell) -> None:
     """Show what cannot work before any training: build, run and cut the network once."""
-    data = lab.data
+    data, slow = lab.data, odd_widths(lab.recipe.prune.round)
+    if slow is not None and any(lab.chains.removes(method) for method in lab.recipe.methods):
+        tell({"message": slow})
     torch.manual_seed(0)
     model = lab.build(lab.recipe.weights).eval()
     with torch.no_grad():

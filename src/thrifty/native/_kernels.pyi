@@ -31,3 +31,18 @@ def place(
     target: str, arrays: Sequence[NDArray[Any]], k: int, magnitude: bool, threads: int
 ) -> tuple[float, int, int] | None:
     """The value of rank k, how many are smaller, how many equal; None if one is NaN."""
+
+def unpack_count(encoding: str, positions: NDArray[Any], count: int) -> int:
+    """How many of ``count`` elements have a value."""
+
+def unpack_dense(
+    encoding: str,
+    positions: NDArray[Any],
+    planes: Sequence[NDArray[Any]],
+    rotated: bool,
+    out: NDArray[Any],
+) -> None:
+    """In place: the elements of a tensor, into the zeros of ``out``."""
+
+def unpack_indices(encoding: str, positions: NDArray[Any], count: int, out: NDArray[Any]) -> None:
+    """In place: the index of every element that has a value, int64."""

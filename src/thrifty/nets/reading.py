@@ -3,8 +3,8 @@
 Pickles (``.pt``, ``.pth``, ``.th``, ``.bin``) are read as :mod:`thrifty.sources.unpickling` tells.
 ``.safetensors`` holds no code by design; its header is checked by the safetensors library.
 ``.safetensors.zst`` is the same, compressed in one zstd frame, whose declared size is checked
-before any memory is taken.  Sharded networks, ``.safetensors.xz`` and ``.npz`` are read by their
-readers in :mod:`thrifty.sources`.
+before any memory is taken.  Sharded networks, ``.safetensors.xz``, ``.npz`` and ``.thrifty`` are
+read by their readers in :mod:`thrifty.sources`.
 """
 
 import json
@@ -26,7 +26,7 @@ from thrifty.sources.unpacking import MOST_BYTES, MOST_TIMES, too_large
 from thrifty.sources.unpickling import PICKLES, tensors_of, unpickled
 
 SAFETENSORS, COMPRESSED = ".safetensors", ".safetensors.zst"
-BY_READERS = (".safetensors.index.json", ".bin.index.json", ".safetensors.xz", ".npz")
+BY_READERS = (".safetensors.index.json", ".bin.index.json", ".safetensors.xz", ".npz", ".thrifty")
 SUFFIXES = (SAFETENSORS, COMPRESSED, *PICKLES, *BY_READERS)
 
 FLOATS = {

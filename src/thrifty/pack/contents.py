@@ -1,7 +1,8 @@
 """What goes into a file: the tensors of a network, each once, and the strings of the header."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,12 @@ from thrifty.nets.architecture import architecture_of
 from thrifty.nets.fit import check_finite
 from thrifty.nets.shrunk import shrunk_of
 from thrifty.nets.stored import described
+
+OURS = ("program", "thrifty")
+"""Entries of the metadata that a caller may not give."""
+
+CONSTANT = "program:"
+"""What the names of constants begin with."""
 
 
 class Contents(NamedTuple):
@@ -22,10 +29,25 @@ class Contents(NamedTuple):
     """The entry ``thrifty`` names the network and the tied tensors; the rest is the caller's."""
     masks: dict[str, Tensor]
     """Bool, True where a weight is kept; ``tensors`` are zero elsewhere already."""
+    model: nn.Module | None = None
+    """The network itself, for formats that hold operations; not to be changed.  Its weights are
+    those before the masks."""
+    example: Tensor | None = None
+    """Inputs as it takes them, batch first; one is drawn where the network says its shape."""
+    values: str = "f32"
+    """What weights are stored as: ``f32`` (as they are), ``bf16``, ``f16`` or ``int8``."""
+    program: Mapping[str, Any] | None = None
+    """The lowered graph, as JSON could hold it."""
+    constants: Mapping[str, Tensor] = MappingProxyType({})
+    """Tensors of the program that are none of the network; names begin with ``program:``."""
 
 
 def contents(
-    model: nn.Module, masks: Mapping[str, Tensor], metadata: Mapping[str, str], path: str
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    path: str,
+    example: Tensor | None = None,
 ) -> Contents:
     """The tensors of ``model`` under ``masks``; ``path`` is named in errors.
 
@@ -52,7 +74,7 @@ def contents(
         tensors[name] = x.masked_fill_(~kept[name], 0) if name in kept else x
     check_finite(tensors, path)
     header = {**metadata, "thrifty": described(architecture_of(model), tied, shrunk)}
-    return Contents(tensors, header, kept)
+    return Contents(tensors, header, kept, model, example)
 
 
 def _tied(state: Mapping[str, Tensor]) -> dict[str, str]:
@@ -82,5 +104,5 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise UserError(f"metadata has {key!r}: {value!r}; names and values are strings")
-        if key == "thrifty":
-            raise UserError("metadata has the entry 'thrifty', which is ours; use another name")
+        if key in OURS:
+            raise UserError(f"metadata has the entry {key!r}, which is ours; use another name")

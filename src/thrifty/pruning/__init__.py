@@ -2,6 +2,7 @@
 
 from thrifty.pruning.allocation import ALLOCATIONS, Budget, allocate
 from thrifty.pruning.criteria import CRITERIA, criterion
+from thrifty.pruning.gates import GATES, Gate, gate
 from thrifty.pruning.granularity import GRANULARITIES
 from thrifty.pruning.layers import Layer, prunable
 from thrifty.pruning.masks import Frozen, Masks, apply, freeze, of_zeros
@@ -12,12 +13,14 @@ from thrifty.pruning.schedules import SCHEDULES
 __all__ = [
     "ALLOCATIONS",
     "CRITERIA",
+    "GATES",
     "GRANULARITIES",
     "METHODS",
     "SCHEDULES",
     "Budget",
     "Cut",
     "Frozen",
+    "Gate",
     "Layer",
     "Masks",
     "Method",
@@ -26,6 +29,7 @@ __all__ = [
     "criterion",
     "cut",
     "freeze",
+    "gate",
     "of_zeros",
     "prunable",
     "prune",

@@ -68,7 +68,13 @@ def fresh(t: "Tracer", op: Operation) -> None:
         t.put(op.out, t.facets(op.args[0]))
 
 
-@rule("native_dropout", "alpha_dropout")
+@rule("bernoulli", "uniform", "normal", "exponential", "fill", "zero")
+def drawn(t: "Tracer", op: Operation) -> None:
+    """Every element is drawn or set by itself: the tensor keeps its size, whatever that becomes."""
+    t.put(op.out, t.facets(op.args[0]))
+
+
+@rule("native_dropout", "_fused_dropout", "alpha_dropout")
 def dropout(t: "Tracer", op: Operation) -> None:
     """Nothing moves."""
     t.put(op.out[0], t.facets(op.args[0]))

@@ -90,14 +90,13 @@ def _grouped(
     x: Tensor,
     out: Tensor,
 ) -> Tensor:
-    """A group of a grouped convolution goes whole: what it reads and what it makes."""
+    """A group of a grouped convolution goes whole: what it reads and what it makes.
+
+    The rows of a transposed one are channels that it reads, and its columns are shared by groups.
+    """
     rows = ins if transposed else outs
     for ids in outs if transposed else ins:
         t.ties.fix(ids, "")
-    if transposed and out.shape[1] != groups:
-        for ids in [*rows, mine]:
-            t.ties.fix(ids, f"{t.where('a grouped transposed convolution')} is not followed")
-        return no_atoms(1)
     depthwise = x.shape[1] == groups
     made = _one(t, rows, "each" if depthwise else "out").expand(
         x.shape[1] if transposed else out.shape[1]

@@ -1,0 +1,117 @@
+// net.h: a network as a list of operations, and what runs it.
+//
+// A Net is built once, operation by operation; weights are copied as they come, the zero ones
+// left out where that pays.  `run` may be called from several threads at once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+
+namespace thrifty::engine {
+
+// Channels x height x width of a value, without the batch; features are n x 1 x 1.
+struct Shape {
+  int channels = 0, height = 1, width = 1;
+  std::size_t size() const { return std::size_t(channels) * height * width; }
+};
+
+struct StepSpec {
+  Do what;
+  float a = 0, b = 0;
+  int x = -1, h = -1;  // values
+};
+
+enum class Kind {
+  conv, linear, pointwise, channel_scale, max_pool, avg_pool, global_pool, channels, rearrange,
+  softmax
+};
+
+struct OpSpec {
+  Kind kind;
+  std::string name;
+  std::vector<int> inputs;
+  int output = -1;
+  std::vector<StepSpec> steps;
+  // conv, pools: top, left, bottom, right; y, x
+  int kernel[2] = {1, 1}, stride[2] = {1, 1}, padding[4] = {0, 0, 0, 0}, dilation[2] = {1, 1};
+  int groups = 1;
+  bool largest = false;       // global_pool: the largest, not the mean
+  bool count_padding = true;  // avg_pool
+  double divisor = 0;         // avg_pool; 0: the size of the window
+  std::vector<float> scale, shift;  // pointwise: one a channel, empty: 1, 0; conv, linear: shift is the bias
+  std::vector<std::int32_t> places;  // channels: value, channel pairs; rearrange: the element of the input, -1: rest
+  float rest = 0;
+};
+
+// Weights of a convolution or a linear layer as they are kept: the nonzero ones in order, or all.
+struct Weights {
+  int outputs = 0, inputs = 0, taps = 1;   // inputs of one group
+  std::vector<std::uint32_t> starts;       // of each output
+  std::vector<std::uint32_t> places;       // input * taps + tap
+  std::vector<float> values;
+  std::vector<float> whole;                // [output][input][tap], where most are not zero
+  std::size_t count = 0;                   // that are not zero
+  double density() const {
+    const double all = double(outputs) * inputs * taps;
+    return all > 0 ? count / all : 0.0;
+  }
+};
+
+// What an operation took, in seconds, and how it was done.
+struct Timing {
+  int op;  // -1: input, output or a change of layout
+  std::string how;
+  double seconds;
+};
+
+class Plan;
+
+class Net {
+ public:
+  Net(const Kernels& kernels, std::vector<Shape> values, std::vector<int> inputs,
+      std::vector<int> outputs);
+  ~Net();
+
+  // Throws std::invalid_argument where the operation does not fit.  `weight` is [outputs][inputs of
+  // a group][taps].
+  void add(OpSpec op, const float* weight, std::size_t size);
+
+  // Lays the network out for single images; throws std::invalid_argument where it cannot be.
+  void prepare() { plan(1); }
+
+  // Arrays of n x the shape of each input and output; n may be 0.
+  void run(const std::vector<const float*>& in, const std::vector<float*>& out, std::size_t n,
+           int threads);
+  std::vector<Timing> profile(const std::vector<const float*>& in, const std::vector<float*>& out,
+                              std::size_t n);
+  // Images a group for batches from that size on; 0: measured at the first such batch.
+  void set_images(int images);
+  std::size_t bytes() const;
+
+  const Kernels& kernels;
+  const std::vector<Shape> values;
+  const std::vector<int> inputs, outputs;
+
+  std::vector<OpSpec> ops;
+  std::vector<Weights> weights;  // one an op
+
+ private:
+  const Plan& plan(int images);
+  void run_groups(const Plan& plan, const std::vector<const float*>& in,
+                  const std::vector<float*>& out, std::size_t first, std::size_t groups,
+                  int threads);
+  int images_for(std::size_t n, int threads);
+
+  std::mutex mutex_;
+  std::unique_ptr<Plan> plans_[5];
+  int wide_ = 0;  // images a group that was the fastest
+};
+
+}  // namespace thrifty::engine

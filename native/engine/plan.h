@@ -1,0 +1,116 @@
+// plan.h: a network laid out in memory for groups of some number of images, ready to run.
+#pragma once
+
+#include <functional>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "layout.h"
+#include "net.h"
+
+namespace thrifty::engine {
+
+// Where a value lies: vectors (layout.h) or, for features of fewer than 16 images, a row of floats
+// an image.
+struct Slot {
+  bool rows = false;
+  Layout layout;
+  bool nonnegative = false;  // known of every value
+  float outside = 0;         // what its halo and lanes beyond the image hold
+  std::size_t place = 0;     // floats from the start of the arena
+  std::size_t row() const {  // floats from a row to the next
+    return (std::size_t(layout.channels) + kLanes - 1) / kLanes * kLanes;
+  }
+  std::size_t floats() const { return rows ? row() * layout.grid.images : layout.floats(); }
+  HaloPlan halo;
+  std::vector<float> valid;
+};
+
+// Memory that a run of one group uses.
+struct Context {
+  float* arena = nullptr;
+  std::vector<float*> scratch;  // of each thread
+  std::vector<const float*> in;
+  std::vector<float*> out;
+};
+
+// Some part of the work on a group: `part` of `parts`, which may run at the same time.
+class Task {
+ public:
+  virtual ~Task() = default;
+  virtual void run(const Context& context, int part, int parts) const = 0;
+  int op = -1;
+  std::string how;
+  std::vector<int> reads;
+  int writes = -1;
+  std::size_t scratch = 0;  // floats a thread
+};
+
+class Plan {
+ public:
+  Plan(const Net& net, int images);
+  ~Plan();
+
+  // Context for one group at a time, from a pool of them.
+  std::unique_ptr<Context> take(int threads) const;
+  void give(std::unique_ptr<Context> context) const;
+
+  void run(const Context& context, int part, int parts, class Barrier* barrier) const;
+  std::size_t bytes() const { return arena_ * sizeof(float); }
+
+  const Net& net;
+  const int images;
+  std::vector<Slot> slots;
+  std::vector<std::unique_ptr<Task>> tasks;
+
+ private:
+  friend class Planner;
+  std::size_t arena_ = 0, scratch_ = 0;
+  mutable std::mutex mutex_;
+  mutable std::vector<std::unique_ptr<Context>> free_;
+};
+
+// Fills the halos of channels [first, last).
+void fill_halo(const Kernels& kernels, const Slot& slot, float* arena, int first, int last);
+
+// Channels [first, last) that are `part` of `parts`.
+struct Range {
+  int first, last;
+};
+Range share(int count, int part, int parts, int multiple = 1);
+
+// Steps with the places of their other values known.
+struct BoundSteps {
+  struct Bound {
+    StepSpec step;
+    int x = -1, h = -1;  // slots
+  };
+  std::vector<Bound> steps;
+  // At channel 0 and (row, column) of the parts.
+  void at(const Plan& plan, const float* arena, int row, int column, Step* out) const;
+};
+constexpr int kMostSteps = 16;
+
+// The tasks; each file of tasks makes its own kinds.  Slots must be final.
+std::unique_ptr<Task> make_conv(const Plan& plan, int op, int in, int out, BoundSteps steps);
+std::unique_ptr<Task> make_linear(const Plan& plan, int op, int in, int out, BoundSteps steps);
+std::unique_ptr<Task> make_plane(const Plan& plan, int op, int in, int out, BoundSteps steps);
+std::unique_ptr<Task> make_channel_scale(const Plan& plan, int op, int in, int by, int out,
+                                         BoundSteps steps);
+std::unique_ptr<Task> make_window(const Plan& plan, int op, int in, int out);
+std::unique_ptr<Task> make_global_pool(const Plan& plan, int op, int in, int out);
+std::unique_ptr<Task> make_softmax(const Plan& plan, int op, int in, int out);
+// A slot in another layout; `rest` where there is no pixel.
+std::unique_ptr<Task> make_change(const Plan& plan, int in, int out, float rest);
+std::unique_ptr<Task> make_input(const Plan& plan, int number, int out);
+std::unique_ptr<Task> make_output(const Plan& plan, int number, int in);
+// Channels of several slots; pairs of slot and channel.
+std::unique_ptr<Task> make_channels(const Plan& plan, int op, std::vector<int> ins, int out,
+                                    std::vector<std::int32_t> pairs);
+std::unique_ptr<Task> make_rearrange(const Plan& plan, int op, int in, int out);
+
+}  // namespace thrifty::engine

@@ -1,0 +1,112 @@
+#include "pool.h"
+
+#include <chrono>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#include <unistd.h>
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace thrifty::engine {
+namespace {
+
+inline void breathe() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+// Spins, then gives the processor to others: with fewer cores than threads spinning would stall.
+template <class Done>
+void spin(Done done) {
+  for (int i = 0; !done(); ++i) {
+    if (i < 4000) {
+      breathe();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+constexpr int kPatience = 20000;  // rounds of spinning before a waiting thread sleeps
+
+std::atomic<Pool*> the_pool{nullptr};
+std::mutex making;
+
+}  // namespace
+
+void Barrier::wait() {
+  const int round = round_.load(std::memory_order_acquire);
+  if (here_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) {
+    here_.store(0, std::memory_order_relaxed);
+    round_.store(round + 1, std::memory_order_release);
+    return;
+  }
+  spin([&] { return round_.load(std::memory_order_acquire) != round; });
+}
+
+Pool& Pool::shared() {
+  Pool* pool = the_pool.load(std::memory_order_acquire);
+  if (pool) return *pool;
+  const std::lock_guard<std::mutex> lock(making);
+  pool = the_pool.load(std::memory_order_acquire);
+  if (!pool) {
+    pool = new Pool;  // never deleted: its threads may outlive main's statics
+    the_pool.store(pool, std::memory_order_release);
+#if defined(__unix__) || defined(__APPLE__)
+    // The child of a fork has none of the threads; it leaves the old pool alone and makes another.
+    static const int once = pthread_atfork(nullptr, nullptr, [] { the_pool.store(nullptr); });
+    static_cast<void>(once);
+#endif
+  }
+  return *pool;
+}
+
+Pool::~Pool() {
+  ended_ = true;
+  round_.fetch_add(1);
+  called_.notify_all();
+  for (std::thread& each : threads_) each.join();
+}
+
+bool Pool::run(int parts, const std::function<void(int)>& work) {
+  const std::unique_lock<std::mutex> turn(busy_, std::try_to_lock);
+  if (!turn.owns_lock()) return false;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    while (static_cast<int>(threads_.size()) < parts - 1) {
+      const int part = static_cast<int>(threads_.size()) + 1;
+      const unsigned seen = round_.load();
+      threads_.emplace_back([this, part, seen] { serve(part, seen); });
+    }
+    work_ = &work;
+    parts_ = parts;
+    left_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
+    round_.fetch_add(1, std::memory_order_release);
+  }
+  called_.notify_all();
+  work(0);
+  spin([&] { return left_.load(std::memory_order_acquire) == 0; });
+  return true;
+}
+
+void Pool::serve(int part, unsigned seen) {
+  for (;;) {
+    for (int i = 0; i < kPatience && round_.load(std::memory_order_acquire) == seen; ++i) breathe();
+    if (round_.load(std::memory_order_acquire) == seen) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      called_.wait(lock, [&] { return round_.load(std::memory_order_acquire) != seen; });
+    }
+    seen = round_.load(std::memory_order_acquire);
+    if (ended_) return;
+    if (part < parts_) (*work_)(part);
+    left_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+}  // namespace thrifty::engine

@@ -1,0 +1,347 @@
+"""Operations of a program as the compiled engine takes them.
+
+The engine knows images of channels x height x width, and features as images of one pixel.  An
+operation that it has no kind for, or whose values have other shapes, is left to whoever runs the
+rest (:func:`native` says which).  Numbers of steps are those of ``native/engine/kernels.h``.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from thrifty.engine.folding import Array, Tensors, folded, scale_and_shift
+from thrifty.engine.program import Op, Shape
+
+MOST_SIDE = 4096
+"""Of kernels, strides, paddings and dilations."""
+MOST_NUMBERS = 1 << 27
+"""Of a value, for one image."""
+MOST_STEPS = 16
+
+_STEPS = (
+    "relu clamp silu hardswish sigmoid hardsigmoid tanh gelu gelu_tanh leaky_relu elu scale shift "
+    "add mul blend"
+).split()
+
+Net = Any
+"""The compiled network, ``thrifty.native._engine.Net``."""
+
+
+def image(shape: Shape) -> tuple[int, int, int] | None:
+    """A value's shape as channels, height, width; None for what is neither image nor features."""
+    if len(shape) == 3:
+        return (shape[0], shape[1], shape[2])
+    return (shape[0], 1, 1) if len(shape) == 1 else None
+
+
+def native(op: Op, values: Mapping[str, Shape]) -> bool:
+    """Whether the compiled engine runs ``op``."""
+    shapes = [values[name] for name in (*op.inputs, op.output)]
+    if any(image(s) is None or math.prod(s) > MOST_NUMBERS for s in shapes):
+        return False
+    numbers = [
+        n for key in ("stride", "padding", "dilation", "kernel") for n in op.attrs.get(key, ())
+    ]
+    if any(n > MOST_SIDE for n in numbers) or op.kind not in _ADD:
+        return False
+    if op.kind == "softmax":
+        return len(shapes[0]) == 1
+    return not (op.kind == "concat" and op.attrs["axis"] != 0)
+
+
+class Builder:
+    """Adds operations to a compiled network; ``index`` numbers the values of its segment."""
+
+    def __init__(self, net: Net, values: Mapping[str, Shape], index: Mapping[str, int]):
+        self.net, self.values, self.index = net, values, index
+        self.numbers: list[int] = []
+        """Of each operation of the compiled network, the one of the segment that it belongs to."""
+
+    def add(self, number: int, op: Op, tensors: Tensors) -> None:
+        """Add ``op``, the segment's operation ``number``.
+
+        Raises:
+            ValueError: the engine refuses it.
+        """
+        before = len(self.numbers)
+        _ADD[op.kind](self, op, tensors)
+        self.numbers[before:] = [number] * (len(self.numbers) - before)
+
+    def emit(self, kind: str, op: Op, inputs: Sequence[int], output: int, **given: Any) -> None:
+        """One operation of the compiled network, under the name of ``op``."""
+        said: dict[str, Any] = {
+            "kernel": [1, 1],
+            "stride": [1, 1],
+            "padding": [0, 0, 0, 0],
+            "dilation": [1, 1],
+            "groups": 1,
+            "largest": False,
+            "count_padding": True,
+            "divisor": 0.0,
+            "weight": None,
+            "scale": None,
+            "shift": None,
+            "places": None,
+            "rest": 0.0,
+        }
+        steps = list(given.pop("steps", ()))
+        said.update(given)
+        for key, dtype in (("weight", "f4"), ("scale", "f4"), ("shift", "f4"), ("places", "i4")):
+            if said[key] is not None:
+                said[key] = np.ascontiguousarray(said[key], dtype)
+        name = op.name or op.output
+        self.net.add(kind, name, list(inputs), output, steps[:MOST_STEPS], **said)
+        self.numbers.append(-1)
+        for start in range(MOST_STEPS, len(steps), MOST_STEPS):
+            # A value may be written again: what reads it later reads the newer one.
+            self.net.add(
+                "pointwise",
+                name,
+                [output],
+                output,
+                steps[start : start + MOST_STEPS],
+                **{**said, "weight": None, "scale": None, "shift": None, "places": None},
+            )
+            self.numbers.append(-1)
+
+    def inputs(self, op: Op, count: int = 1) -> list[int]:
+        """Numbers of the first ``count`` inputs."""
+        return [self.index[name] for name in op.inputs[:count]]
+
+    def out(self, op: Op) -> int:
+        """The number of the output."""
+        return self.index[op.output]
+
+    def shape(self, name: str) -> tuple[int, int, int]:
+        """A value as an image."""
+        found = image(self.values[name])
+        assert found is not None
+        return found
+
+    def steps(self, op: Op) -> list[tuple[int, float, float, int, int]]:
+        """The epilogue: step, two numbers, two values."""
+        return [self._step(op, step) for step in op.then]
+
+    def _step(self, op: Op, step: Mapping[str, Any]) -> tuple[int, float, float, int, int]:
+        do = step["do"]
+        a = b = 0.0
+        if do == "clamp":
+            a, b = float(step["low"]), float(step["high"])
+        elif do in ("leaky_relu", "elu", "scale", "shift"):
+            a = float(step[{"leaky_relu": "slope", "elu": "alpha"}.get(do, "by")])
+        x = step["input"] if do in ("add", "mul") else step["x"] if do == "blend" else None
+        h = step["h"] if do == "blend" else None
+        first, second = (-1 if i is None else self.index[op.inputs[i]] for i in (x, h))
+        return (_STEPS.index(do), a, b, first, second)
+
+
+def _conv(build: Builder, op: Op, tensors: Tensors) -> None:
+    weight, bias = folded(op, tensors)
+    _, height, width = build.shape(op.inputs[0])
+    out = build.shape(op.output)
+    groups = op.attrs["groups"]
+    if height == width == out[1] == out[2] == 1:
+        weight = _of_one_pixel(weight, op, groups)
+        build.emit(
+            "linear",
+            op,
+            build.inputs(op),
+            build.out(op),
+            steps=build.steps(op),
+            weight=weight,
+            shift=bias,
+        )
+        return
+    build.emit(
+        "conv",
+        op,
+        build.inputs(op),
+        build.out(op),
+        steps=build.steps(op),
+        weight=weight,
+        shift=bias,
+        kernel=weight.shape[2:],
+        stride=op.attrs["stride"],
+        padding=op.attrs["padding"],
+        dilation=op.attrs["dilation"],
+        groups=groups,
+    )
+
+
+def _of_one_pixel(weight: Array, op: Op, groups: int) -> Array:
+    """The (outputs, inputs) matrix of a convolution that meets one pixel and padding."""
+    top, left = op.attrs["padding"][:2]
+    (dy, dx), (rows, columns) = op.attrs["dilation"], weight.shape[2:]
+    y, x = divmod(top, dy), divmod(left, dx)
+    outputs, each = weight.shape[:2]
+    matrix = np.zeros((outputs, each * groups), np.float32)
+    if y[1] or x[1] or y[0] >= rows or x[0] >= columns:
+        return matrix
+    for group in range(groups):
+        mine = slice(group * outputs // groups, (group + 1) * outputs // groups)
+        matrix[mine, group * each : (group + 1) * each] = weight[mine, :, y[0], x[0]]
+    return matrix
+
+
+def _linear(build: Builder, op: Op, tensors: Tensors) -> None:
+    weight, bias = folded(op, tensors)
+    build.emit(
+        "linear",
+        op,
+        build.inputs(op),
+        build.out(op),
+        steps=build.steps(op),
+        weight=weight,
+        shift=bias,
+    )
+
+
+def _affine(build: Builder, op: Op, tensors: Tensors) -> None:
+    scale, shift = scale_and_shift(op, tensors, build.shape(op.inputs[0])[0])
+    build.emit(
+        "pointwise",
+        op,
+        build.inputs(op),
+        build.out(op),
+        steps=build.steps(op),
+        scale=scale,
+        shift=shift,
+    )
+
+
+def _map(build: Builder, op: Op, tensors: Tensors) -> None:
+    build.emit("pointwise", op, build.inputs(op), build.out(op), steps=build.steps(op))
+
+
+def _binary(build: Builder, op: Op, tensors: Tensors) -> None:
+    first, second = build.inputs(op, 2)
+    alike = build.values[op.inputs[0]] == build.values[op.inputs[1]]
+    out, steps = build.out(op), build.steps(op)
+    if op.kind == "sub":
+        minus = np.full(build.shape(op.inputs[1])[0], -1.0)
+        if alike:
+            before = (_STEPS.index("add"), 0.0, 0.0, first, -1)
+            build.emit("pointwise", op, [second], out, steps=[before, *steps], scale=minus)
+            return
+        # a - b = -(-a + b): the smaller value cannot be scaled alone.
+        flip = (_STEPS.index("scale"), -1.0, 0.0, -1, -1)
+        build.emit("pointwise", op, [first], out, scale=np.full(build.shape(op.inputs[0])[0], -1.0))
+        build.emit("channel_scale", op, [out, second], out, steps=[flip, *steps], largest=True)
+        return
+    if alike:
+        before = (_STEPS.index(op.kind), 0.0, 0.0, second, -1)
+        build.emit("pointwise", op, [first], out, steps=[before, *steps])
+    else:
+        build.emit("channel_scale", op, [first, second], out, steps=steps, largest=op.kind == "add")
+
+
+def _pool(build: Builder, op: Op, tensors: Tensors) -> None:
+    build.emit(
+        op.kind,
+        op,
+        build.inputs(op),
+        build.out(op),
+        kernel=op.attrs["kernel"],
+        stride=op.attrs["stride"],
+        padding=op.attrs["padding"],
+        dilation=op.attrs.get("dilation", (1, 1)),
+        count_padding=op.attrs.get("count_include_pad", True),
+        divisor=float(op.attrs.get("divisor") or 0),
+    )
+
+
+def _global_pool(build: Builder, op: Op, tensors: Tensors) -> None:
+    largest = op.attrs["how"] == "max"
+    build.emit("global_pool", op, build.inputs(op), build.out(op), largest=largest)
+
+
+def _softmax(build: Builder, op: Op, tensors: Tensors) -> None:
+    build.emit("softmax", op, build.inputs(op), build.out(op))
+
+
+def _concat(build: Builder, op: Op, tensors: Tensors) -> None:
+    names = list(dict.fromkeys(op.inputs))
+    pairs = [
+        (names.index(name), channel)
+        for name in op.inputs
+        for channel in range(build.shape(name)[0])
+    ]
+    inputs = [build.index[name] for name in names]
+    build.emit("channels", op, inputs, build.out(op), places=np.array(pairs).reshape(-1))
+
+
+def _channel_shuffle(build: Builder, op: Op, tensors: Tensors) -> None:
+    channels, groups = build.shape(op.inputs[0])[0], op.attrs["groups"]
+    order = np.arange(channels).reshape(groups, -1).T.reshape(-1)
+    _of_channels(build, op, order)
+
+
+def _of_channels(build: Builder, op: Op, order: Array) -> None:
+    places = np.stack([np.zeros_like(order), order], 1).reshape(-1)
+    build.emit("channels", op, build.inputs(op), build.out(op), places=places)
+
+
+def _rearranged(
+    change: Callable[[Op, Array, Shape], Array],
+) -> Callable[[Builder, Op, Tensors], None]:
+    """An operation that only moves numbers, written as what it does to their places."""
+
+    def add(build: Builder, op: Op, tensors: Tensors) -> None:
+        source, target = build.values[op.inputs[0]], build.values[op.output]
+        places = change(op, np.arange(math.prod(source), dtype=np.int32).reshape(source), target)
+        rest = float(op.attrs.get("value", 0.0))
+        build.emit(
+            "rearrange", op, build.inputs(op), build.out(op), places=places.reshape(-1), rest=rest
+        )
+
+    return add
+
+
+def _slice(build: Builder, op: Op, tensors: Tensors) -> None:
+    if op.attrs["axis"] == 0:
+        _of_channels(build, op, np.arange(op.attrs["start"], op.attrs["stop"]))
+    else:
+        _rearranged(_sliced)(build, op, tensors)
+
+
+def _sliced(op: Op, places: Array, shape: Shape) -> Array:
+    return np.take(places, np.arange(op.attrs["start"], op.attrs["stop"]), op.attrs["axis"])
+
+
+def _reshaped(op: Op, places: Array, shape: Shape) -> Array:
+    return places
+
+
+def _pixel_shuffled(op: Op, places: Array, shape: Shape) -> Array:
+    factor = op.attrs["factor"]
+    channels, height, width = places.shape
+    split = places.reshape(channels // factor**2, factor, factor, height, width)
+    return split.transpose(0, 3, 1, 4, 2)
+
+
+def _padded(op: Op, places: Array, shape: Shape) -> Array:
+    top, left, bottom, right = op.attrs["padding"]
+    return np.pad(places, ((0, 0), (top, bottom), (left, right)), constant_values=-1)
+
+
+_ADD: dict[str, Callable[[Builder, Op, Tensors], None]] = {
+    "conv": _conv,
+    "linear": _linear,
+    "affine": _affine,
+    "map": _map,
+    "add": _binary,
+    "sub": _binary,
+    "mul": _binary,
+    "max_pool": _pool,
+    "avg_pool": _pool,
+    "global_pool": _global_pool,
+    "softmax": _softmax,
+    "concat": _concat,
+    "channel_shuffle": _channel_shuffle,
+    "slice": _slice,
+    "reshape": _rearranged(_reshaped),
+    "pixel_shuffle": _rearranged(_pixel_shuffled),
+    "pad": _rearranged(_padded),
+}

@@ -1,0 +1,1 @@
+"""From a network in torch to a program of the engine, and a program run in torch."""

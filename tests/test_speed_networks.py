@@ -1,0 +1,100 @@
+"""The networks of benchmarks/engine: what they are, and that they are pruned as they say."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+FOLDER = Path(__file__).parent.parent / "benchmarks" / "engine"
+
+
+def module(name):
+    """A file of the benchmarks, which are no package."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[name] = found  # dataclasses look their module up; speed imports networks
+    spec.loader.exec_module(found)
+    return found
+
+
+networks = module("networks")
+speed = module("speed")
+
+
+def ratio(name, middle, precision="f32"):
+    return {
+        "contender": name,
+        "precision": precision,
+        "batch": 1,
+        "threads": 1,
+        "base": "thrifty",
+        "ratio": {"middle": middle, "low": middle, "high": middle},
+    }
+
+
+def test_the_full_highway_network_has_the_weights_of_its_document():
+    model = networks.Highway()
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    of_norms = sum(p.numel() for m in norms for p in m.parameters())
+    assert sum(p.numel() for p in model.parameters()) - of_norms == 8_901_818
+    assert of_norms == 4_896
+
+
+def test_a_shut_gate_carries_and_an_open_one_transforms():
+    block = networks.Gated(4, 4, 1).eval()
+    x = torch.randn(2, 4, 5, 5)
+    with torch.no_grad():
+        block.t.weight.zero_()
+        block.t.bias.fill_(-100)
+        torch.testing.assert_close(block(x), x)
+        block.t.bias.fill_(100)
+        torch.testing.assert_close(block(x), torch.relu(block.h(block.bn(x))))
+
+
+def test_wide_and_highway_halve_the_picture_where_they_should():
+    seen = {}
+    for name, model in (("wide", networks.Wide(1)), ("highway", networks.Highway(1))):
+        model.blocks.register_forward_hook(lambda m, i, o, n=name: seen.update({n: o.shape[2:]}))
+        assert model.eval()(torch.randn(1, 3, 32, 32)).shape == (1, 10)
+    assert seen == {"wide": (8, 8), "highway": (4, 4)}
+
+
+def test_a_uniform_cut_leaves_the_first_convolution_and_the_classifier_whole():
+    model = networks.pruned("resnet20", 0.9)
+    kept = {n: (p != 0).float().mean() for n, p in model.named_parameters() if p.dim() > 1}
+    assert kept.pop("conv1.weight") == 1 and kept.pop("linear.weight") == 1
+    for name, share in kept.items():
+        assert share == pytest.approx(0.1, abs=0.01), name
+
+
+def test_a_global_cut_keeps_exactly_the_share_that_was_asked():
+    model = networks.pruned("resnet20", 0.8, "global")
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    zeros = sum(int((p == 0).sum()) for p in weights) / sum(p.numel() for p in weights)
+    assert zeros == pytest.approx(0.8, abs=1e-4)
+
+
+def test_activations_keep_their_scale_after_a_cut():
+    model = networks.pruned("resnet20", 0.95)
+    assert not model.training
+    with torch.no_grad():
+        out = model(torch.randn(8, 3, 32, 32))
+    assert 0.05 < out.std() < 50
+
+
+def test_the_summary_names_the_best_dense_and_the_geometric_mean():
+    done = [
+        {"network": "resnet20", "sparsity": 0.9, "rows": [ratio("a", 8.0), ratio("b", 2.0)]},
+        {"network": "wrn", "sparsity": 0.9, "rows": [ratio("a", 8.0), ratio("c", 3.0, "bf16")]},
+    ]
+    lines = [line.split() for line in speed.summary(done).splitlines()]
+    assert ["90%", "1", "1", "f32", "2.00", "8.00", "4.00"] in lines
+    assert ["90%", "1", "1", "bf16", "3.00", "3.00"] in lines
+
+
+def test_without_ours_there_is_no_summary():
+    rows = [ratio("a", 1.0) | {"base": "a"}]
+    assert "did not run" in speed.summary([{"network": "wrn", "sparsity": 0.9, "rows": rows}])
