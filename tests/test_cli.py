@@ -93,6 +93,9 @@ COMMANDS = [
     ["look", "compare"],
     ["groups"],
     ["shrink"],
+    ["pack"],
+    ["export"],
+    ["bench"],
     ["sensitivity"],
 ]
 

@@ -89,7 +89,7 @@ inline V stepped(V y, const Step& step, std::size_t x_at, std::size_t h_at) {
     case Do::relu: return at_least(y, zero);
     case Do::clamp: return at_most(at_least(y, splat(step.a)), splat(step.b));
     case Do::silu: return y * logistic(y);
-    case Do::hardswish: return y * at_most(at_least(y + 3.0f, zero), splat(6.0f)) / 6.0f;
+    case Do::hardswish: return y * (at_most(at_least(y + 3.0f, zero), splat(6.0f)) / 6.0f);
     case Do::sigmoid: return logistic(y);
     case Do::hardsigmoid: return at_most(at_least(y + 3.0f, zero), splat(6.0f)) / 6.0f;
     case Do::tanh: return tangent(y);

@@ -143,7 +143,7 @@ def shrink(
         Write the smaller network there (.safetensors or .safetensors.zst).
     """
     from thrifty.channels.finding import groups as find_groups
-    from thrifty.channels.shrinking import surgery
+    from thrifty.channels.shrinking import odd_widths, surgery
     from thrifty.pack import save
     from thrifty.pruning.masks import load
 
@@ -160,9 +160,11 @@ def shrink(
     found = find_groups(net, example, keep or ())
     done = surgery(net, chosen, example, groups=found, round=round)
     told = _told(net, done, found, tuple(example.shape[1:]))
+    slow = odd_widths(round) if done.kept else None
+    told["notes"] = [*found.notes, *([slow] if slow else [])]
     if out is not None:
         told["file"] = {"path": str(out), "bytes": save(done.model, out)}
-    print(to_json(told) if json else "\n".join([_text(told), *_notes(found, round)]))
+    print(to_json(told) if json else _text(told))
 
 
 def _told(
@@ -189,13 +191,6 @@ def _told(
     }
 
 
-def _notes(found: "Groups", round: int) -> list[str]:
-    from thrifty.channels.shrinking import odd_widths
-
-    slow = odd_widths(round)
-    return [*found.notes, *([slow] if slow else [])]
-
-
 def _text(told: dict[str, Any]) -> str:
     from thrifty.channels.removal import TOLERANCE
 
@@ -219,6 +214,7 @@ def _text(told: dict[str, Any]) -> str:
             f"at borders padded with zeros, constants that removed channels sent are missing: "
             f"outputs differ by {told['border']:.2g} of the largest from those under the masks"
         )
+    lines += told["notes"]
     if "file" in told:
         lines.append(f"{told['file']['path']}  {told['file']['bytes']:,} bytes")
     return "\n".join(lines)

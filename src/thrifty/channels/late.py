@@ -36,8 +36,8 @@ def follow_training(tracer: Tracer, model: nn.Module, example: tuple[Any, ...]) 
         covered = {name for head in heads for name in _of(head, ran)}
         tracer.trace.training_only = (*heads, *sorted(ran - covered))
         tracer.trace.notes.append(
-            f"{_some(tracer.trace.training_only)}: in training only; followed there, and no "
-            f"multiply-adds are counted"
+            f"run in training only, and followed there: {_some(tracer.trace.training_only)} "
+            f"(their multiply-adds are not counted)"
         )
 
 
@@ -71,8 +71,9 @@ def _keep(
 ) -> None:
     """In place: parameters of which not all is known, and what their modules were given, stay."""
     parameters = dict(model.named_parameters())
-    held = [(name, [parameters[name]]) for name in sorted(left)]
-    for name, tensors in [*((module, tracer.received[module]) for module in reached), *held]:
+    held = [(name, tracer.received[name]) for name in reached]
+    held += [(name, [parameters[name]]) for name in sorted(left)]
+    for name, tensors in held:
         why = f"{name} runs in training only, and could not be followed there: {failed}"
         for tensor in tensors:
             for ids in tracer.facets(tensor):
@@ -82,12 +83,12 @@ def _keep(
 def _unknown(reached: list[str], late: list[str], failed: str) -> str:
     if reached:
         return (
-            f"{_some(reached)}: in training only, where the example was not taken ({failed}); "
+            f"run in training only, where the example was not taken: {_some(reached)} ({failed}); "
             f"channels that go there stay whole; give an example that the network can train on"
         )
     return (
-        f"{_some(late)}: not in eval mode, and training mode did not take the example ({failed}); "
-        f"if they run in training, a smaller network may not train; give an example on which the "
+        f"not run in eval mode: {_some(late)}; training mode did not take the example ({failed}), "
+        f"so if they run there, a smaller network may not train; give an example on which the "
         f"network runs in both modes, or keep= the layers before them"
     )
 

@@ -21,10 +21,10 @@ STILL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RReL
 """Modules that draw lots or keep statistics in training and treat channels alike in eval mode."""
 
 _DROPOUTS = {
-    f"{kind}{suffix}"
-    for kind in ("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout")
-    for suffix in ("", "_")
-} | {f"{kind}{suffix}" for kind in ("alpha_dropout", "feature_alpha_dropout") for suffix in ("", "_")}
+    f"{kind}dropout{suffix}"
+    for kind in ("", "alpha_", "feature_", "feature_alpha_")
+    for suffix in ("", "_", "1d", "2d", "3d")
+}
 
 
 class Means(TorchFunctionMode):

@@ -24,20 +24,22 @@ from thrifty.errors import UserError
 SIZES = (2, 3)
 """Sizes of the batch at which a network is exported that does not bear a symbol."""
 
-WHOLE = (
-    "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d avg_pool1d "
-    "avg_pool2d avg_pool3d batch_norm celu channel_shuffle conv1d conv1d.padding conv2d "
-    "conv2d.padding conv3d conv3d.padding conv_transpose1d conv_transpose2d.input "
-    "conv_transpose3d.input elu gelu glu grid_sampler group_norm gru.input hardsigmoid hardswish "
-    "hardtanh instance_norm layer_norm leaky_relu lerp.Scalar lerp.Tensor linear log_sigmoid "
-    "log_softmax.int lstm.input matmul max_pool1d max_pool2d max_pool3d mish pixel_shuffle "
-    "pixel_unshuffle prelu reflection_pad1d reflection_pad2d reflection_pad3d relu6 "
-    "replication_pad1d replication_pad2d replication_pad3d rms_norm rnn_relu.input rnn_tanh.input "
-    "scaled_dot_product_attention selu silu softmax.int softplus upsample_bicubic2d.vec "
-    "upsample_bilinear2d.vec upsample_linear1d.vec upsample_nearest1d.vec upsample_nearest2d.vec "
-    "upsample_nearest3d.vec upsample_trilinear3d.vec std.correction var.correction std.dim var.dim"
-).split()
+_WHOLE = """
+_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
+adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d avg_pool1d
+avg_pool2d avg_pool3d batch_norm celu channel_shuffle conv1d conv1d.padding conv2d conv2d.padding
+conv3d conv3d.padding conv_transpose1d conv_transpose2d.input conv_transpose3d.input elu gelu glu
+grid_sampler group_norm gru.input hardsigmoid hardswish hardtanh instance_norm layer_norm
+leaky_relu lerp.Scalar lerp.Tensor linear log_sigmoid log_softmax.int lstm.input matmul max_pool1d
+max_pool2d max_pool3d mish pixel_shuffle pixel_unshuffle prelu reflection_pad1d reflection_pad2d
+reflection_pad3d relu6 replication_pad1d replication_pad2d replication_pad3d rms_norm
+rnn_relu.input rnn_tanh.input scaled_dot_product_attention selu silu softmax.int softplus
+upsample_bicubic2d.vec upsample_bilinear2d.vec upsample_linear1d.vec upsample_nearest1d.vec
+upsample_nearest2d.vec upsample_nearest3d.vec upsample_trilinear3d.vec std.correction
+var.correction std.dim var.dim
+"""
+
+WHOLE = tuple(_WHOLE.split())
 """Operators of aten that are kept whole; all others are decomposed to the core of ATen."""
 
 
@@ -136,7 +138,7 @@ def _decompositions() -> Any:
     for name in WHOLE:
         packet, _, overload = name.partition(".")
         operator = getattr(getattr(torch.ops.aten, packet), overload or "default")
-        table.pop(operator, None)
+        table.pop(operator, None)  # type: ignore[no-untyped-call,unused-ignore]
     return table
 
 

@@ -181,7 +181,7 @@ def _pad(builder: Builder, call: Call) -> Held | None:
             return None if any(given[2 * i : 2 * i + 2]) else x
         before[-1 - i], after[-1 - i] = given[2 * i], given[2 * i + 1]
     padded = [i for i, both in enumerate(zip(before, after, strict=True)) if any(both)]
-    attrs = {"value": "-inf" if value == -math.inf else float(value)}
+    attrs: dict[str, Any] = {"value": "-inf" if value == -math.inf else float(value)}
     if not padded:
         return Held(x.name, call.spot)
     if len(x.shape) == 3 and padded[0] > 0:

@@ -1,5 +1,7 @@
 """What people write out that has a kind or a step of its own: blends, swish, shuffles."""
 
+from typing import Any
+
 from thrifty.lowering.building import Draft
 from thrifty.lowering.graph import Graph
 
@@ -73,7 +75,7 @@ def _difference(graph: Graph, one: str, two: str) -> Found | None:
     return None
 
 
-def _stepped(op: Draft, inputs: list[str], steps: list[dict[str, object]]) -> Draft:
+def _stepped(op: Draft, inputs: list[str], steps: list[dict[str, Any]]) -> Draft:
     """A map in the place of ``op``, whose own steps follow."""
     return Draft("map", op.name, inputs, op.output, {}, {"then": [*steps, *op.then]})
 

@@ -86,7 +86,7 @@ def _square(builder: Builder, call: Call) -> Held | None:
 
 
 def _number(x: Any) -> float | None:
-    number = x.number if isinstance(x, Known) else x
+    number: Any = x.number if isinstance(x, Known) else x
     good = isinstance(number, int | float) and abs(number) <= LARGEST
     return float(number) if good else None
 

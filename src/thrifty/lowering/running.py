@@ -33,10 +33,15 @@ def run_fallback(
     Raises:
         UserError: torch refuses the arguments; the message says how.
     """
-    held = {role: torch.from_numpy(np.array(x)) for role, x in (tensors or {}).items()}
-    given = [torch.from_numpy(np.ascontiguousarray(x)) for x in arrays]
-    result: np.ndarray = Fallback(op, held)(given).contiguous().numpy()
+    held = {role: tensor_of(x) for role, x in (tensors or {}).items()}
+    result: np.ndarray = Fallback(op, held)([tensor_of(x) for x in arrays]).contiguous().numpy()
     return result
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """The array as a tensor; copied only if it may not be written to, which torch minds."""
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 class Fallback:

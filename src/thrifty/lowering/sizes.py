@@ -26,14 +26,14 @@ def size_of(one: Any, two: Any) -> Size:
     Raises:
         UserError: it is neither constant nor proportional to the batch.
     """
-    one, two = _at(one, SIZES[0]), _at(two, SIZES[1])
-    if one == two:
-        return one
-    if one * SIZES[1] == two * SIZES[0] and one % SIZES[0] == 0:
-        return Batch(one // SIZES[0])
+    small, large = _at(one, SIZES[0]), _at(two, SIZES[1])
+    if small == large:
+        return small
+    if small * SIZES[1] == large * SIZES[0] and small % SIZES[0] == 0:
+        return Batch(small // SIZES[0])
     raise UserError(
-        f"a size is {one} for {SIZES[0]} images and {two} for {SIZES[1]}, which is neither fixed "
-        f"nor proportional"
+        f"a size is {small} for {SIZES[0]} images and {large} for {SIZES[1]}, which is neither "
+        f"fixed nor proportional"
     )
 
 

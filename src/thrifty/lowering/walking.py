@@ -16,11 +16,14 @@ from thrifty.lowering.sizes import Spot, size_of, spot_of
 
 from thrifty.lowering import layers, moving, pointwise  # noqa: F401  isort: skip  (fill RULES)
 
-EITHER = frozenset(
-    f"aten.{name}"
-    for name in (
-        "add.Tensor sub.Tensor mul.Tensor div.Tensor rsub.Tensor addmm.default lerp.Tensor"
-    ).split()
+EITHER = (
+    "aten.add.Tensor",
+    "aten.sub.Tensor",
+    "aten.mul.Tensor",
+    "aten.div.Tensor",
+    "aten.rsub.Tensor",
+    "aten.addmm.default",
+    "aten.lerp.Tensor",
 )
 """Operators of which another argument than the first may be the value."""
 
@@ -105,13 +108,12 @@ class _Walker:
         return self._lowered(node, given, one, two)
 
     def _item(self, node: torch.fx.Node) -> Any:
-        source, place = node.args
-        items = self.env[source.name]  # type: ignore[union-attr]
-        item = items[place]
+        source: Any = node.args[0]
+        item = self.env[source.name][node.args[1]]
         if item is None:
             raise UserError(
-                f"module {module_of(node)!r}, operation {source.target}: "  # type: ignore[union-attr]
-                f"its result {place} has no place in a program"
+                f"module {module_of(node)!r}, operation {source.target}: its result "
+                f"{node.args[1]} has no place in a program"
             )
         return item
 
@@ -148,7 +150,7 @@ class _Walker:
                 f"gives the same each time"
             )
         args, kwargs = _tensors(given[0]), _tensors(given[1])
-        result = target(*args, **kwargs)
+        result: Any = target(*args, **kwargs)
         if isinstance(result, list | tuple):
             return [Known(x) if isinstance(x, Tensor) else x for x in result]
         return Known(result)
@@ -164,8 +166,9 @@ class _Walker:
         return fallback(self.builder, call)
 
     def outputs(self, node: torch.fx.Node) -> list[Held]:
-        result = []
-        for spec, x in zip(self.signature.output_specs, node.args[0], strict=True):  # type: ignore[arg-type]
+        result: list[Held] = []
+        given: Any = node.args[0]
+        for spec, x in zip(self.signature.output_specs, given, strict=True):
             if spec.kind.name != "USER_OUTPUT":
                 raise UserError(
                     f"the model writes to {spec.target!r} as it runs; a program keeps nothing "

@@ -1,0 +1,162 @@
+"""Which networks become programs, and how much of them the engine runs by itself?
+
+Question: is the program of each network of torchvision, and of 40 of timm, equal to the network;
+          what share of its multiply-adds lies in native kinds; which operators are left to torch?
+Run:      python benchmarks/engine/coverage.py [--zoo torchvision|timm] [--size 224] [NAME ...]
+Method:   random weights, batch norm with random statistics; lowered at a batch of 2 and compared
+          at a batch of 3; equal means a difference under 1e-5 of the largest output (1e-4 is
+          "near": sums in another order, many layers deep).
+"""
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from thrifty._compat import import_timm, import_torchvision
+from thrifty.engine.program import Program
+from thrifty.errors import UserError
+from thrifty.lowering import Lowered, lower
+from thrifty.lowering.interpreting import interpret
+
+EQUAL, NEAR = 1e-5, 1e-4
+
+TIMM = [
+    "resnet18",
+    "resnet50d",
+    "resnext50_32x4d",
+    "seresnet50",
+    "ecaresnet50d",
+    "skresnet18",
+    "res2net50_26w_4s",
+    "resnest14d",
+    "wide_resnet50_2",
+    "densenet121",
+    "dpn68",
+    "vgg11_bn",
+    "dla34",
+    "hrnet_w18_small",
+    "inception_v4",
+    "inception_resnet_v2",
+    "xception41",
+    "mobilenetv2_100",
+    "mobilenetv3_large_100",
+    "mobilenetv4_conv_small",
+    "mnasnet_100",
+    "fbnetc_100",
+    "efficientnet_b0",
+    "tf_efficientnet_b0",
+    "efficientnetv2_rw_t",
+    "tf_efficientnetv2_b0",
+    "ghostnet_100",
+    "lcnet_050",
+    "regnetx_004",
+    "regnety_004",
+    "repvgg_a0",
+    "rexnet_100",
+    "nfnet_f0",
+    "cspresnet50",
+    "cspdarknet53",
+    "convnext_atto",
+    "convnextv2_atto",
+    "levit_128s",
+    "vit_tiny_patch16_224",
+    "deit_tiny_patch16_224",
+    "mixer_s32_224",
+    "swin_tiny_patch4_window7_224",
+    "pit_ti_224",
+    "poolformer_s12",
+    "mobilevit_xxs",
+    "edgenext_xx_small",
+]
+
+
+def torchvision_names() -> list[str]:
+    """Networks that classify pictures."""
+    models = import_torchvision().models
+    return list(models.list_models(module=models))
+
+
+def networks(zoo: str, names: list[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Networks by name, with random weights and random statistics of batch norm."""
+    for name in names:
+        torch.manual_seed(0)
+        if zoo == "timm":
+            model = import_timm().create_model(name)
+        else:
+            options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+            model = import_torchvision().models.get_model(name, **options)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.1)
+        yield name, model.eval()
+
+
+def native_macs(lowered: Lowered) -> int:
+    """Multiply-adds of convolutions and linear layers in native kinds, for one image."""
+    total = 0
+    for op in lowered.program.ops:
+        if op.kind in ("conv", "linear"):
+            weight = lowered.tensors[op.tensors["weight"]]
+            total += torch.Size(lowered.program.values[op.output]).numel() * weight[0].numel()
+    return total
+
+
+def model_macs(model: nn.Module, x: torch.Tensor) -> int:
+    """Multiply-adds of the network for one image, as torch counts them."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x[:1])
+    return counter.get_total_flops() // 2
+
+
+def fallbacks(program: Program) -> str:
+    """Names of operators left to torch, with how often."""
+    names = Counter(op.attrs["target"] for op in program.ops if op.kind == "fallback")
+    return ", ".join(f"{n}x {name.split('.')[1]}" for name, n in names.most_common()) or "none"
+
+
+def line(model: nn.Module, size: int) -> str:
+    """What there is to say of one network."""
+    x = torch.randn(3, 3, size, size)
+    start = time.perf_counter()
+    lowered = lower(model, x[:2], check=False)
+    took = time.perf_counter() - start
+    with torch.no_grad():
+        expected = model(x)
+        error = (interpret(lowered.program, lowered.tensors, x) - expected).abs().max()
+    relative = float(error / expected.abs().max())
+    verdict = "equal" if relative < EQUAL else "near" if relative < NEAR else "DIFFERENT"
+    share = native_macs(lowered) / max(1, model_macs(model, x))
+    notes = "; static batch" if lowered.notes else ""
+    return (
+        f"{verdict:9} {relative:.0e}  native {share:6.1%}  {len(lowered.program.ops):4} ops  "
+        f"{took:5.1f} s  fallbacks: {fallbacks(lowered.program)}{notes}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--zoo", choices=("torchvision", "timm"), default="torchvision")
+    parser.add_argument("--size", type=int, default=224)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, {args.zoo}, 3x{args.size}x{args.size}", flush=True)
+    names = args.names or (TIMM if args.zoo == "timm" else torchvision_names())
+    for name, model in networks(args.zoo, names):
+        try:
+            said = line(model, args.size)
+        except UserError as error:
+            said = f"REFUSED   {error}"
+        print(f"{name:32} {said}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
