@@ -35,7 +35,7 @@ FLOORS = {
     "pruning": 3,
     "training": 3,
     "pack": 4,
-    "compiling": 4,
+    "compiling": 5,
     "lab": 5,
     "census": 5,
     "report": 5,

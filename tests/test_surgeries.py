@@ -117,6 +117,25 @@ def test_without_masks_the_zeros_of_the_weights_count(net, tmp_path, capsys):
     assert list(said["kept"].values()) == [[8, 16]]  # of 6, 8 are not left: they round to all
 
 
+def test_a_round_that_leaves_odd_widths_is_told_in_one_line(net, capsys):
+    path, masks, _ = net
+    for multiple, told in ((1, True), (4, True), (8, False), (16, False)):
+        assert ended("shrink", path, "--masks", masks, "--round", multiple, "--dry-run") == 0
+        lines = [s for s in capsys.readouterr().out.splitlines() if "odd widths" in s]
+        assert len(lines) == told
+    assert ended("shrink", "lenet", "--round", 1, "--dry-run") == 0  # where nothing went
+    assert "odd widths" not in capsys.readouterr().out
+
+
+def test_heads_that_run_in_training_only_are_told(capsys):
+    # pytest.importorskip would import torchvision, whose operators may be missing.
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    assert ended("groups", "torchvision:googlenet", "--shape", "3x32x32") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("run in training only, and followed there: aux1, aux2")
+
+
 def test_an_intact_network_loses_nothing_and_that_is_said(capsys):
     assert ended("shrink", "lenet", "--dry-run") == 0
     out = capsys.readouterr().out

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from thrifty.container import Reader
 from thrifty.engine import Engine, load
 from thrifty.engine.program import Op
 from thrifty.errors import UserError
@@ -10,12 +11,15 @@ from thrifty.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+SUFFIX = ".thrifty"
+
 
 def compile(source: "str | Path | nn.Module", example: Any = None, threads: int = 1) -> Engine:
     """An engine that runs a network on the CPU, zeros left out.
 
     Args:
-        source: a ``.thrifty`` file with a program, or a model; it is read once and left as it is.
+        source: a ``.thrifty`` file, or another that :func:`thrifty.load` reads, or a model, which
+            is read once and left as it is.  Torch is needed unless the file has a program.
         example: an input as the model takes it, with its batch dimension; not needed for files,
             nor for networks of thrifty.
         threads: used at most for a call.
@@ -28,12 +32,23 @@ def compile(source: "str | Path | nn.Module", example: Any = None, threads: int 
         >>> engine(pictures)  # doctest: +SKIP
     """
     if isinstance(source, str | Path):
-        return load(source, threads, _stand)
+        if _has_program(source):
+            return load(source, threads, _stand)
+        from thrifty.pack import load as load_model
+
+        source = load_model(source)
     from thrifty.lowering import lower
 
     lowered = lower(source, _example(source) if example is None else example)
     arrays = {name: x.detach().cpu().numpy() for name, x in lowered.tensors.items()}
     return Engine(lowered.program, arrays, threads, _stand)
+
+
+def _has_program(path: str | Path) -> bool:
+    if not str(path).lower().endswith(SUFFIX):
+        return False
+    with Reader(path) as reader:
+        return "program" in reader.metadata
 
 
 def _example(model: "nn.Module") -> "Tensor":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from thrifty.shown import printable, text_table, to_json
+from thrifty.subjects import size_of
 
 if TYPE_CHECKING:
     from thrifty.pack.packing import Packed
@@ -23,6 +24,7 @@ def pack(
     masks: Path | None = None,
     weights: str | None = None,
     data: str | None = None,
+    shape: str | None = None,
     per_layer: Annotated[bool, _flag, Parameter(group=_output)] = False,
     json: Annotated[
         bool, _flag, Parameter("--json", help="Results as JSON.", group=_output)
@@ -50,9 +52,14 @@ def pack(
         File that fills the network (.safetensors, .xz, .pt, .pth, .th, .npz, .thrifty).
     data
         Data, as for ``thrifty prune``; the accuracy before and after packing is measured on it.
+    shape
+        Shape of one input, such as ``3x224x224``, for networks that do not say what they take;
+        the file can then be run by ``thrifty.engine``.
     per_layer
         Show the bytes of every tensor.
     """
+    import torch
+
     from thrifty.data import load_data
     from thrifty.lab.measure import judge
     from thrifty.nets import resolve
@@ -66,11 +73,16 @@ def pack(
         model,
         weights=weights,
         classes=None if loaded is None else loaded.classes,
-        shape=None if loaded is None else loaded.shape,
+        shape=loaded.shape if loaded is not None else None if shape is None else size_of(shape),
     )
     if masks is not None:
         apply(net, load_masks(masks))
-    done = pack_model(net, out, values=values)
+    example = None
+    if loaded is not None:
+        example = loaded.prepare(loaded.test.inputs[:2])
+    elif shape is not None:
+        example = torch.zeros(2, *size_of(shape))
+    done = pack_model(net, out, values=values, example=example)
     accuracy = None
     if loaded is not None:
         nets = {"before": net, "after": load(out)}
@@ -82,6 +94,9 @@ def pack(
 
 def _told(done: "Packed", accuracy: dict[str, float] | None, per_layer: bool) -> dict[str, Any]:
     told: dict[str, Any] = {"path": done.path} | {n: round(b) for n, b in _totals(done).items()}
+    told["operations"], told["by_torch"] = done.operations, done.by_torch
+    if done.why:
+        told["no_program"] = done.why
     if accuracy is not None:
         told["accuracy"] = accuracy
     if per_layer:
@@ -116,6 +131,11 @@ def _text(done: "Packed", accuracy: dict[str, float] | None, per_layer: bool) ->
         f"than dense; {1 - done.total('nonzero') / elements:.2%} of {elements:,.0f} numbers are "
         f"zero"
     )
+    if done.why:
+        lines.append(f"the file holds weights and no program for the engine: {printable(done.why)}")
+    else:
+        torch = f", {done.by_torch} of them by torch" if done.by_torch else ", without torch"
+        lines.append(f"thrifty.engine runs it: {done.operations} operations{torch}")
     if accuracy is not None:
         before, after = accuracy["before"], accuracy["after"]
         change = 100 * (after - before)

@@ -316,4 +316,4 @@ def test_groups_show_themselves(chain):
         "whole": "",
     }
     assert "<table>" in found._repr_html_()
-    assert found.to_dict() == {"groups": found.to_rows()}
+    assert found.to_dict() == {"groups": found.to_rows(), "notes": []}

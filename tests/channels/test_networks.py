@@ -10,7 +10,7 @@ TORCHVISION = {
     "convnext_tiny": (32, 18),
     "densenet121": (32, 120),
     "efficientnet_b0": (32, 40),
-    "googlenet": (64, 57),
+    "googlenet": (64, 61),
     "mnasnet0_5": (32, 25),
     "mobilenet_v3_small": (32, 27),
     "regnet_x_400mf": (32, 27),

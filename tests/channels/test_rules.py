@@ -138,6 +138,15 @@ def test_a_transposed_convolution_reads_and_makes_channels(chain, prove):
     assert [(m.tensor, m.dim) for m in found["2"].of("out")] == [("2.weight", 1)]
 
 
+@pytest.mark.parametrize(("ins", "outs", "parts"), [(8, 16, 4), (8, 8, 4), (12, 8, 4), (8, 16, 8)])
+def test_a_grouped_transposed_convolution_loses_whole_groups(chain, prove, ins, outs, parts):
+    up = nn.ConvTranspose2d(ins, outs, 2, stride=2, groups=parts)
+    model = chain(conv(3, ins), nn.ReLU(), up, nn.BatchNorm2d(outs), nn.ReLU(), conv(outs, 3))
+    found = prove(model, torch.randn(PICTURE))
+    assert {g.name: g.units for g in found.free} == {"0": parts}
+    assert [(m.tensor, m.dim) for m in found["0"].of("in")] == [("5.weight", 1)]
+
+
 def test_convolutions_of_one_and_three_dimensions_are_followed(chain, prove):
     line = chain(nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 2, 3))
     cube = chain(nn.Conv3d(3, 8, 3), nn.BatchNorm3d(8), nn.ReLU(), nn.Conv3d(8, 2, 1))

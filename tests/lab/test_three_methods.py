@@ -77,3 +77,12 @@ def test_a_level_that_filters_cannot_reach_is_refused_before_any_training(tmp_pa
     with pytest.raises(UserError, match="cannot be met"):
         run(read("three-methods", [*SMALL, "prune.sparsity=[.5,.99]"]), tmp_path)
     assert not list(tmp_path.glob("steps/*/*.json"))
+
+
+def test_a_round_that_leaves_odd_widths_is_told_before_training(front, told, tmp_path):
+    assert not any("odd widths" in str(event.get("message")) for event in told)
+    said: list[dict[str, object]] = []
+    small = [*SMALL, "prune.method=[l1_filter]", "prune.rules=null", "prune.sparsity=.4"]
+    run(read("three-methods", [*small, "prune.round=1"]), tmp_path / "odd", tell=said.append)
+    assert str(said[0]["message"]).startswith("round 1 leaves odd widths")
+    assert sum("message" in event for event in said) == 1

@@ -7,8 +7,10 @@ from torch import nn
 import thrifty
 from thrifty.channels.costs import Costs
 from thrifty.channels.finding import groups
+from thrifty.channels.shrinking import surgery
 from thrifty.errors import UserError
 from thrifty.pruning.allocation import Budget
+from thrifty.pruning.gates import gate
 from thrifty.pruning.structured import (
     ChannelCut,
     as_masks,
@@ -93,6 +95,41 @@ def test_scores_of_gates_take_the_place_of_a_criterion():
     found = scores(model, groups(model, EXAMPLE), ChannelCut.of("slimming"), given=given)
     assert list(found) == ["0"]
     assert found["0"].tolist() == list(range(16))
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (nn.ConvTranspose2d(8, 8, 2, groups=8), [1, 2, 3, 4, 5, 6, 7, 8]),
+        (nn.ConvTranspose2d(16, 8, 2, groups=8), [1, 2, 3, 4, 5, 6, 7, 8]),
+        (nn.ConvTranspose2d(8, 16, 2, groups=8), [1.5, 3.5, 5.5, 7.5, 9.5, 11.5, 13.5, 15.5]),
+        (nn.ConvTranspose2d(8, 16, 2, groups=4), [2.5, 6.5, 10.5, 14.5]),
+        (nn.ConvTranspose2d(12, 8, 2, groups=4), [1.5, 3.5, 5.5, 7.5]),
+    ],
+    ids=str,
+)
+def test_gates_of_a_grouped_transposed_convolution_score_its_groups(layer, expected):
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, layer.in_channels, 1)
+    model = nn.Sequential(first, nn.ReLU(), layer, nn.ReLU(), nn.Conv2d(layer.out_channels, 2, 1))
+    found = groups(model, EXAMPLE)
+    gates = gate("channel_scale", groups=found, keep="0.weight")
+    gates.attach(model)
+    model(EXAMPLE)
+    with torch.no_grad():
+        model[2].channel_gate.copy_(torch.arange(1.0, layer.out_channels + 1))
+    given = gates.scores(model)
+    gates.fold(model)
+    assert scores(model, found, ChannelCut(), given=given)["0"].tolist() == expected
+    best = {"0": torch.tensor(expected) > expected[0]}
+    small = surgery(model, example=EXAMPLE, kept=best, groups=found).model
+    assert small[2].groups == layer.groups - 1
+
+
+def test_scores_that_fit_no_channel_are_refused():
+    model = chain()
+    with pytest.raises(UserError, match=r"0\.weight has 7 given scores, and 16 slices"):
+        scores(model, groups(model, EXAMPLE), ChannelCut(), given={"0.weight": torch.ones(7)})
 
 
 def test_a_weight_that_is_not_a_number_is_told():

@@ -16,6 +16,7 @@ from thrifty.nets.reading import located
 from thrifty.pack.contents import contents
 from thrifty.pack.formats.safetensors_zst import LEVEL, QUICK, QUICK_ABOVE
 from thrifty.pack.formats.thrifty_format import array_of
+from thrifty.pack.programs import programmed
 from thrifty.pack.saving import save
 from thrifty.shown import Shown
 
@@ -56,6 +57,12 @@ class Packed(Shown):
     path: str
     nbytes: int
     tensors: tuple[Size, ...]
+    operations: int = 0
+    """Of the program in the file; 0 where it has none."""
+    by_torch: int = 0
+    """Operations of it that only torch runs."""
+    why: str = ""
+    """What prevents a program; empty where there is one."""
 
     @property
     def header(self) -> int:
@@ -78,8 +85,11 @@ def pack(
     metadata: Mapping[str, str] | None = None,
     *,
     values: str = "f32",
+    example: Tensor | None = None,
 ) -> Packed:
     """Write ``model`` to the ``.thrifty`` file ``path``, read it back and count its bytes.
+
+    The file gets a program too, where the network can be followed, and is then run without torch.
 
     Args:
         model: as for :func:`thrifty.save`.
@@ -87,6 +97,7 @@ def pack(
         masks: as for :func:`thrifty.save`.
         metadata: as for :func:`thrifty.save`.
         values: as for :func:`thrifty.save`.
+        example: an input with its batch dimension; not needed for networks of thrifty.
 
     Raises:
         UserError: as :func:`thrifty.save`, or the path ends otherwise.
@@ -94,10 +105,26 @@ def pack(
     path = located(path)
     if not path.name.lower().endswith(SUFFIX):
         raise UserError(f"{path} does not end in {SUFFIX}, and a packed network is such a file")
-    nbytes = save(model, path, masks, metadata, values=values)
     tensors = contents(model, masks or {}, metadata or {}, str(path)).tensors
-    sizes = tuple(_sizes(path, tensors))
-    return Packed(path=str(path), nbytes=nbytes, tensors=sizes)
+    made = programmed(model, masks or {}, tensors, example)
+    nbytes = save(
+        model,
+        path,
+        masks,
+        metadata,
+        values=values,
+        program=made.program,
+        constants=made.constants,
+    )
+    tensors.update(made.constants)
+    return Packed(
+        path=str(path),
+        nbytes=nbytes,
+        tensors=tuple(_sizes(path, tensors)),
+        operations=made.operations,
+        by_torch=made.torch,
+        why=made.why,
+    )
 
 
 def _sizes(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Size]:

@@ -158,7 +158,7 @@ def _told(model: nn.Module, m: Member, given: Mapping[str, Tensor]) -> Tensor:
     if len(found) == size:
         return found
     parts = getattr(model.get_submodule(m.layer), "groups", 1)
-    if not isinstance(parts, int) or len(found) % parts or size % parts:
+    if not isinstance(parts, int) or parts < 2 or len(found) % parts or size % parts:
         raise UserError(
             f"{m.tensor} has {len(found)} given scores, and {size} slices to score; give one a "
             f"channel that the layer makes"
