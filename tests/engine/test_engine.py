@@ -90,7 +90,13 @@ def test_convolutions_equal_those_in_float64(target, case):
     tensors = {"weight": weight, "bias": bias}
     with use(target):
         net = engine(
-            "conv", [x.shape[1:]], wanted.shape[1:], tensors, case["threads"], groups=groups, **attrs
+            "conv",
+            [x.shape[1:]],
+            wanted.shape[1:],
+            tensors,
+            case["threads"],
+            groups=groups,
+            **attrs,
         )
     assert not net.fallbacks
     close(net(x), wanted)

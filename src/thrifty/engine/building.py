@@ -6,11 +6,12 @@ rest (:func:`native` says which).  Numbers of steps are those of ``native/engine
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from thrifty.engine.chains import MOVES, Chains, Moved
 from thrifty.engine.folding import Array, Tensors, folded, scale_and_shift
 from thrifty.engine.program import Op, Shape
 
@@ -21,9 +22,9 @@ MOST_NUMBERS = 1 << 27
 MOST_STEPS = 16
 
 _STEPS = (
-    "relu clamp silu hardswish sigmoid hardsigmoid tanh gelu gelu_tanh leaky_relu elu scale shift "
-    "add mul blend"
-).split()
+    *("relu", "clamp", "silu", "hardswish", "sigmoid", "hardsigmoid", "tanh", "gelu", "gelu_tanh"),
+    *("leaky_relu", "elu", "scale", "shift", "add", "mul", "blend"),
+)
 
 Net = Any
 """The compiled network, ``thrifty.native._engine.Net``."""
@@ -44,7 +45,7 @@ def native(op: Op, values: Mapping[str, Shape]) -> bool:
     numbers = [
         n for key in ("stride", "padding", "dilation", "kernel") for n in op.attrs.get(key, ())
     ]
-    if any(n > MOST_SIDE for n in numbers) or op.kind not in _ADD:
+    if any(n > MOST_SIDE for n in numbers) or (op.kind not in _ADD and op.kind not in MOVES):
         return False
     if op.kind == "softmax":
         return len(shapes[0]) == 1
@@ -59,15 +60,37 @@ class Builder:
         self.numbers: list[int] = []
         """Of each operation of the compiled network, the one of the segment that it belongs to."""
 
-    def add(self, number: int, op: Op, tensors: Tensors) -> None:
-        """Add ``op``, the segment's operation ``number``.
+    def add(self, ops: Sequence[Op], tensors: Tensors, given: Collection[str]) -> None:
+        """Add the operations of a segment, which gives the values ``given`` to others.
 
         Raises:
-            ValueError: the engine refuses it.
+            ValueError: the engine refuses one.
         """
-        before = len(self.numbers)
-        _ADD[op.kind](self, op, tensors)
-        self.numbers[before:] = [number] * (len(self.numbers) - before)
+        chains = Chains(ops, given)
+        for number, op in enumerate(ops):
+            before = len(self.numbers)
+            if op.kind not in MOVES or not chains.moves(op):
+                _ADD[op.kind](self, op, tensors)
+            elif (done := chains.joined(op, self.values)) is not None:
+                self._move(op, done)
+            self.numbers[before:] = [number] * (len(self.numbers) - before)
+
+    def _move(self, op: Op, moved: Moved) -> None:
+        source, target = self.shape(moved.source), self.shape(op.output)
+        whole = moved.channels(source, target)
+        inputs = [self.index[moved.source]]
+        if whole is not None:
+            pairs = np.stack([np.zeros_like(whole), whole], 1).reshape(-1)
+            self.emit("channels", op, inputs, self.out(op), places=pairs)
+        else:
+            self.emit(
+                "rearrange",
+                op,
+                inputs,
+                self.out(op),
+                places=moved.places.reshape(-1),
+                rest=moved.rest,
+            )
 
     def emit(self, kind: str, op: Op, inputs: Sequence[int], output: int, **given: Any) -> None:
         """One operation of the compiled network, under the name of ``op``."""
@@ -272,60 +295,6 @@ def _concat(build: Builder, op: Op, tensors: Tensors) -> None:
     build.emit("channels", op, inputs, build.out(op), places=np.array(pairs).reshape(-1))
 
 
-def _channel_shuffle(build: Builder, op: Op, tensors: Tensors) -> None:
-    channels, groups = build.shape(op.inputs[0])[0], op.attrs["groups"]
-    order = np.arange(channels).reshape(groups, -1).T.reshape(-1)
-    _of_channels(build, op, order)
-
-
-def _of_channels(build: Builder, op: Op, order: Array) -> None:
-    places = np.stack([np.zeros_like(order), order], 1).reshape(-1)
-    build.emit("channels", op, build.inputs(op), build.out(op), places=places)
-
-
-def _rearranged(
-    change: Callable[[Op, Array, Shape], Array],
-) -> Callable[[Builder, Op, Tensors], None]:
-    """An operation that only moves numbers, written as what it does to their places."""
-
-    def add(build: Builder, op: Op, tensors: Tensors) -> None:
-        source, target = build.values[op.inputs[0]], build.values[op.output]
-        places = change(op, np.arange(math.prod(source), dtype=np.int32).reshape(source), target)
-        rest = float(op.attrs.get("value", 0.0))
-        build.emit(
-            "rearrange", op, build.inputs(op), build.out(op), places=places.reshape(-1), rest=rest
-        )
-
-    return add
-
-
-def _slice(build: Builder, op: Op, tensors: Tensors) -> None:
-    if op.attrs["axis"] == 0:
-        _of_channels(build, op, np.arange(op.attrs["start"], op.attrs["stop"]))
-    else:
-        _rearranged(_sliced)(build, op, tensors)
-
-
-def _sliced(op: Op, places: Array, shape: Shape) -> Array:
-    return np.take(places, np.arange(op.attrs["start"], op.attrs["stop"]), op.attrs["axis"])
-
-
-def _reshaped(op: Op, places: Array, shape: Shape) -> Array:
-    return places
-
-
-def _pixel_shuffled(op: Op, places: Array, shape: Shape) -> Array:
-    factor = op.attrs["factor"]
-    channels, height, width = places.shape
-    split = places.reshape(channels // factor**2, factor, factor, height, width)
-    return split.transpose(0, 3, 1, 4, 2)
-
-
-def _padded(op: Op, places: Array, shape: Shape) -> Array:
-    top, left, bottom, right = op.attrs["padding"]
-    return np.pad(places, ((0, 0), (top, bottom), (left, right)), constant_values=-1)
-
-
 _ADD: dict[str, Callable[[Builder, Op, Tensors], None]] = {
     "conv": _conv,
     "linear": _linear,
@@ -339,9 +308,4 @@ _ADD: dict[str, Callable[[Builder, Op, Tensors], None]] = {
     "global_pool": _global_pool,
     "softmax": _softmax,
     "concat": _concat,
-    "channel_shuffle": _channel_shuffle,
-    "slice": _slice,
-    "reshape": _rearranged(_reshaped),
-    "pixel_shuffle": _rearranged(_pixel_shuffled),
-    "pad": _rearranged(_padded),
 }

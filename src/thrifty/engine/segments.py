@@ -93,8 +93,7 @@ def _compile(segment: Segment, program: Program, tensors: Tensors) -> None:
         [index[name] for name in segment.outputs],
     )
     build = Builder(net, program.values, index)
-    for number, op in enumerate(segment.ops):
-        build.add(number, op, tensors)
+    build.add(segment.ops, tensors, segment.outputs)
     net.prepare()
     segment.net, segment.numbers = net, build.numbers
 

@@ -89,7 +89,8 @@ def _slice(builder: Builder, call: Call) -> Held | None:
     side, count = x.shape[axis], call.shape[axis]
     start = call["start"] or 0
     start = max(0, start + side if start < 0 else start)
-    stop = start + (count - 1) * step + 1
+    to_the_end = (side - start - 1) // step + 1 == count
+    stop = side if to_the_end else start + (count - 1) * step + 1
     if step > 1 and (len(x.shape) != 3 or axis == 0 or not x.plain):
         return None
     part = _part(builder, call, x, axis, start, stop)

@@ -107,4 +107,24 @@ def shuffle(graph: Graph, op: Draft) -> bool:
     return True
 
 
-PATTERNS = (swish, blend, shuffle)
+def unexpanded(graph: Graph, op: Draft) -> bool:
+    """One number a channel needs no expanding before it meets an image."""
+    if op.kind not in ("add", "sub", "mul"):
+        return False
+    orders = [op.inputs[:2]] if op.kind == "sub" else [op.inputs[:2], op.inputs[1::-1]]
+    for image, wide in orders:
+        made = graph.writer.get(wide)
+        if made is None or made.kind != "fallback":
+            continue
+        source, whole = graph.shapes[made.inputs[0]], graph.shapes[wide]
+        expands = made.attrs["target"] == "aten.expand.default"
+        plain = made.attrs["args"][0] == {"input": 0} and "axis" not in made.attrs
+        narrow = len(source) == len(whole) == 3 and source[1:] == (1, 1)
+        if expands and plain and narrow and whole == graph.shapes[image]:
+            op.inputs[:2] = [image, made.inputs[0]]
+            graph.replace([made] if graph.uses[wide] == 1 else [], op, op)
+            return True
+    return False
+
+
+PATTERNS = (unexpanded, swish, blend, shuffle)

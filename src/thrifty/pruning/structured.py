@@ -56,6 +56,9 @@ class ChannelCut:
     tied: bool = True
     """Cut channels that several layers make together, as those along residual sums; False
     spares them as long as the budget can be met without."""
+    per_cost: bool = False
+    """Divide the score of a unit by what it costs of the budget: of two units as good, the dearer
+    goes first."""
     keep: tuple[str, ...] = ()
     """Patterns of groups that stay whole."""
     layers: Mapping[str, float] | None = None
@@ -72,6 +75,7 @@ class ChannelCut:
             members=found.members,
             normalise=found.normalise,
             tied=found.tied,
+            per_cost=found.per_cost,
         )
         return replace(base, **{k: v for k, v in overrides.items() if v is not None})
 
@@ -204,6 +208,8 @@ def choose(
             + (f"these stay whole: {whole}" if whole else "use another method, such as l1_filter")
         )
 
+    if how.per_cost:
+        scored = _per_cost(scored, cost)
     made_once = {n: s for n, s in scored.items() if len(groups[n].of("out")) == 1}
     named = parse_spec(how.allocation).name == "explicit"  # its layers say what goes, tied or not
     if not how.tied and not named and made_once and len(made_once) < len(scored):
@@ -219,6 +225,14 @@ def choose(
             f"(thrifty groups says why); ask for at least {least:,.6g}"
         )
     return found
+
+
+def _per_cost(scored: Mapping[str, Tensor], cost: Callable[[Kept], float]) -> dict[str, Tensor]:
+    """Scores for what a unit of their group costs, relative to the dearest."""
+    others = {name: torch.arange(len(score)) > 0 for name, score in scored.items()}
+    prices = {name: cost({}) - cost({name: rest}) for name, rest in others.items()}
+    dearest = max(prices.values())
+    return {n: s * (dearest / max(prices[n], 1e-6 * dearest, 1e-30)) for n, s in scored.items()}
 
 
 def _most_units(

@@ -26,6 +26,8 @@ class Method:
     """For channels: divide scores by their mean in a group."""
     tied: bool = True
     """For channels: cut those that several layers make together; False spares them if it can."""
+    per_cost: bool = False
+    """For channels: scores are divided by what a unit costs of the budget."""
     gate: str | None = None
     """A gate to train with before the cut (``thrifty.pruning.gates``)."""
     about: str
