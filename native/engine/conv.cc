@@ -330,12 +330,17 @@ class DenseConv : public ConvTask {
     double least = std::numeric_limits<double>::infinity();
     for (int rows = 1; rows <= std::min(8, h_); ++rows) {
       for (int columns = 1; columns <= std::min(16, w_); ++columns) {
-        if (!kernels.dense(rows, columns, op_.stride[1])) continue;
-        const int block = kernels.dense_block(rows * columns), vectors = rows * columns;
-        const double cycles = even_tiles(rows, columns).size() *
-                              (block * vectors + 0.5 * (vectors + block)) *
-                              std::ceil(double(weights_.outputs / op_.groups) / block);
-        if (cycles < least) least = cycles, rows_ = rows, columns_ = columns, block_ = block;
+        for (const bool even : {false, true}) {
+          DenseKernel kernel = kernels.dense(rows, columns, op_.stride[1], even);
+          if (!kernel) continue;
+          const int vectors = rows * columns, block = kernels.dense_block(vectors, even);
+          const double cycles = even_tiles(rows, columns).size() *
+                                (block * vectors + 0.15 * (vectors + block)) *
+                                std::ceil(double(weights_.outputs / op_.groups) / block);
+          if (cycles < least) {
+            least = cycles, rows_ = rows, columns_ = columns, block_ = block, kernel_ = kernel;
+          }
+        }
       }
     }
     if (rows_ == 0) throw std::invalid_argument("no tile fits");
@@ -343,7 +348,6 @@ class DenseConv : public ConvTask {
 
   void collect() {
     tiles_ = even_tiles(rows_, columns_);
-    kernel_ = plan_.net.kernels.dense(rows_, columns_, op_.stride[1]);
     std::vector<int> used;
     for (int t = 0; t < weights_.taps; ++t) {
       if (!taps_[t].meets) continue;

@@ -139,15 +139,19 @@ void sparse(const SparseTile& job) {
   }
 }
 
-// Output channels done together: as many sums as registers hold.
-constexpr int block_of(int vectors) {
-  const int most = kDenseSums / vectors;
-  return most > 16 ? 16 : most > 0 ? most : 1;
+// Output channels done together: as many sums as registers hold, or the power of two below, which
+// divides what most layers have.
+constexpr int block_of(int vectors, bool even) {
+  const int most = kDenseSums / (vectors > 0 ? vectors : 1);
+  const int block = most > 16 ? 16 : most > 0 ? most : 1;
+  int power = 1;
+  while (power * 2 <= block) power *= 2;
+  return even ? power : block;
 }
 
-template <int rows, int columns, int stride>
+template <int rows, int columns, int stride, bool even>
 void dense(const DenseTile& job) {
-  constexpr int vectors = rows * columns, block = block_of(vectors);
+  constexpr int vectors = rows * columns, block = block_of(vectors, even);
   const std::size_t panel = static_cast<std::size_t>(job.inputs) * job.taps * block;
   for (int c = job.first; c < job.last; c += block) {
     V sum[block][vectors];
@@ -188,10 +192,12 @@ SparseKernel sparse_of(int stride) {
 }
 
 template <int rows, int columns>
-DenseKernel dense_of(int stride) {
+DenseKernel dense_of(int stride, bool even) {
   if constexpr (rows * columns <= kDenseTile) {
-    if (stride == 1 || columns == 1) return dense<rows, columns, 1>;
-    if (stride == 2) return dense<rows, columns, 2>;
+    if (stride == 1 || columns == 1) {
+      return even ? dense<rows, columns, 1, true> : dense<rows, columns, 1, false>;
+    }
+    if (stride == 2) return even ? dense<rows, columns, 2, true> : dense<rows, columns, 2, false>;
   }
   return nullptr;
 }
@@ -208,9 +214,9 @@ SparseKernel sparse_kernel(int wanted, int stride, std::integer_sequence<int, pl
 }
 
 template <int... place>
-DenseKernel dense_kernel(int wanted, int stride, std::integer_sequence<int, place...>) {
+DenseKernel dense_kernel(int wanted, int stride, bool even, std::integer_sequence<int, place...>) {
   DenseKernel found = nullptr;
-  ((place == wanted ? (found = dense_of<place / kColumns + 1, place % kColumns + 1>(stride), 0)
+  ((place == wanted ? (found = dense_of<place / kColumns + 1, place % kColumns + 1>(stride, even), 0)
                     : 0),
    ...);
   return found;
@@ -226,23 +232,16 @@ SparseKernel find_sparse(int rows, int columns, int stride) {
                        std::make_integer_sequence<int, kRows * kColumns>{});
 }
 
-DenseKernel find_dense(int rows, int columns, int stride) {
+DenseKernel find_dense(int rows, int columns, int stride, bool even) {
   if (!in_table(rows, columns)) return nullptr;
-  return dense_kernel((rows - 1) * kColumns + columns - 1, stride,
+  return dense_kernel((rows - 1) * kColumns + columns - 1, stride, even,
                       std::make_integer_sequence<int, kRows * kColumns>{});
 }
-
-int find_block(int vectors) {
-  const int most = kDenseSums / (vectors > 0 ? vectors : 1);
-  return most > 16 ? 16 : most > 0 ? most : 1;
-}
-
-
 
 }  // namespace
 
 extern const Kernels THRIFTY_TABLE;
-const Kernels THRIFTY_TABLE = {THRIFTY_NAME, kWidest,     find_sparse, find_dense,  find_block,
+const Kernels THRIFTY_TABLE = {THRIFTY_NAME, kWidest,     find_sparse, find_dense,  block_of,
                                plane_steps,  max_window,  sum_window,  reduce,      gather,
                                sparse_rows,  dense_rows,  row_steps,   softmax,     halo};
 

@@ -116,8 +116,8 @@ struct Kernels {
   // Null where there is none: rows * columns is over `widest`, or the stride is neither 1 nor 2
   // and there is more than one column.
   SparseKernel (*sparse)(int rows, int columns, int stride);
-  DenseKernel (*dense)(int rows, int columns, int stride);
-  int (*dense_block)(int vectors);  // output channels done together
+  DenseKernel (*dense)(int rows, int columns, int stride, bool even);
+  int (*dense_block)(int vectors, bool even);  // output channels done together
   void (*plane)(const Plane&);
   void (*max_window)(const Window&);
   void (*sum_window)(const Window&);

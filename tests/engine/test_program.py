@@ -117,9 +117,7 @@ WRONG = {
     "no shape in 'values'": lambda: program(conv(), {"x": (3, 8, 8)}),
     "lists one input twice": lambda: program(conv(), inputs=("x", "x")),
     "needs one or more": lambda: program(conv(), inputs=()),
-    "which nothing writes": lambda: program(
-        conv(), {"x": (3, 8, 8), "y": (4, 8, 8), "z": (1,)}
-    ),
+    "which nothing writes": lambda: program(conv(), {"x": (3, 8, 8), "y": (4, 8, 8), "z": (1,)}),
 }
 
 
@@ -230,9 +228,9 @@ def places(data, path=()):
     items = data.items() if isinstance(data, dict) else enumerate(data)
     if isinstance(data, dict | list):
         for key, value in items:
-            yield from places(value, (*path, key)) if isinstance(value, dict | list) else [
-                (*path, key)
-            ]
+            yield from (
+                places(value, (*path, key)) if isinstance(value, dict | list) else [(*path, key)]
+            )
 
 
 JUNK = st.one_of(

@@ -54,11 +54,19 @@ class Record(Shown):
     macs_nonzero: int
     """Multiply-adds whose weight is not zero: what a perfect sparse runtime would do."""
     bytes: int
-    """Size of the compressed file (``model.safetensors.zst``) that was written."""
+    """Size of the compressed safetensors file (``model.safetensors.zst``) that was written."""
     bytes_dense: int
     """Size of the dense parent as plain safetensors."""
     latency_us: float | None = None
     """Time of one input, batch 1, in microseconds; how it was taken is in ``run.json``."""
+    packed_bytes: int | None = None
+    """Size of the ``.thrifty`` file, nothing lost; None in records of before there were such."""
+    engine_ms: float | None = None
+    """Milliseconds of one input, batch 1, on one thread of thrifty's engine."""
+    engine_speedup: float | None = None
+    """How many times as fast as its dense parent in the same engine; 1 for the parent."""
+    engine_why: str | None = None
+    """What prevents the two times of the engine; None if nothing does, or nobody asked."""
     epochs: int = 0
     """Epochs of training after the dense parent, over all levels before this one too."""
     seconds: float = 0.0
@@ -104,6 +112,9 @@ class Point(Shown):
     bytes: float
     bytes_dense: float
     latency_us: float | None
+    packed_bytes: float | None
+    engine_ms: float | None
+    engine_speedup: float | None
     params: int
     nonzero: float
     macs: int
@@ -172,6 +183,9 @@ def _point(group: list[Record]) -> Point:
         bytes=mean("bytes"),
         bytes_dense=mean("bytes_dense"),
         latency_us=maybe_mean("latency_us"),
+        packed_bytes=maybe_mean("packed_bytes"),
+        engine_ms=maybe_mean("engine_ms"),
+        engine_speedup=maybe_mean("engine_speedup"),
         params=round(mean("params")),
         nonzero=mean("nonzero"),
         macs=round(mean("macs")),

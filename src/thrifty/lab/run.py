@@ -1,4 +1,4 @@
-"""Run a recipe: dense parents first, then every method's chain of levels, then the times."""
+"""Run a recipe: dense parents first, then every method's chain of levels, then bytes and times."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,12 +13,13 @@ from thrifty.errors import Unfinished
 from thrifty.lab import measure
 from thrifty.lab.chains import Chains
 from thrifty.lab.channel_steps import rehearse
+from thrifty.lab.deployed import Timer, engine_conditions, lacking
 from thrifty.lab.executor import Executor, Failed, best
 from thrifty.lab.front import Front
 from thrifty.lab.recipe import Recipe
 from thrifty.lab.records import DENSE, Record
 from thrifty.lab.steps import Job, Lab, born, do
-from thrifty.lab.store import Store
+from thrifty.lab.store import Step, Store
 from thrifty.pruning.pruning import cut
 
 Tell = Callable[[dict[str, Any]], None]
@@ -59,6 +60,9 @@ def run(
         failed = failed or _jobs(lab, lab.chains.methods, executor, tell)
         if recipe.latency and not failed:
             _time(lab, tell)
+        if not failed:
+            with torch_threads(1):
+                _deploy(lab, tell)
         records = _records(lab.chains)
         store.write_records(records)
     if failed:
@@ -76,7 +80,8 @@ def _begin(lab: Lab, tell: Tell) -> None:
     about = now | {
         "identity": recipe.identity,
         "dense": str(dense.model.relative_to(store.root)),
-        "conditions": measure.conditions(recipe.machine.threads, str(lab.device)),
+        "conditions": measure.conditions(recipe.machine.threads, str(lab.device))
+        | {"engine": engine_conditions()},
     }
     new = not all(step.done for step in lab.chains.all())
     if new:
@@ -125,17 +130,35 @@ def _records(chains: Chains) -> list[Record]:
 
 def _time(lab: Lab, tell: Tell) -> None:
     """Time every network, alone on the machine as far as this run can see to it."""
-    chains = lab.chains
-    todo = [
-        (step, chains.dense(seed))
-        for seed in lab.recipe.seeds
-        for method in (DENSE, *chains.methods)
-        for step in chains.of(seed, method)
-        if step.done and "latency_us" not in step.timing()
-    ]
+    todo = [pair for pair in _finished(lab.chains) if "latency_us" not in pair[0].timing()]
     for number, (step, parent) in enumerate(todo, 1):
         tell({"job": "latency", "progress": number / len(todo)})
         lab.time(step, parent)
+
+
+def _deploy(lab: Lab, tell: Tell) -> None:
+    """Pack every network and time it in the engine; what prevents that is told once."""
+    timer, timed = Timer(lab), lab.recipe.latency
+    todo = [pair for pair in _finished(lab.chains) if lacking(pair[0].timing(), timed)]
+    told: dict[str, None] = {}
+    for number, (step, parent) in enumerate(todo, 1):
+        tell({"job": "packed files and engine", "progress": number / len(todo)})
+        timer.measure(step, parent)
+        why = step.timing().get("engine_why")
+        if why and why not in told:
+            told[why] = None
+            tell({"message": f"no time in thrifty's engine: {why}"})
+
+
+def _finished(chains: Chains) -> list[tuple[Step, Step]]:
+    """Every step that is done, with its dense parent, parent by parent."""
+    return [
+        (step, chains.dense(seed))
+        for seed in chains.recipe.seeds
+        for method in (DENSE, *chains.methods)
+        for step in chains.of(seed, method)
+        if step.done
+    ]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@
         predictions.npy         class of every test input
         log.jsonl               a line an epoch
         checkpoint.pt           while it trains
-        timing.json             seconds, latency
+        timing.json             seconds, latency, the packed file and its time in the engine
         record.json             written last: the step is done
 
 A study of zeroing (:mod:`thrifty.lab.zeroing`) lies in the same way, a step a threshold, with no
@@ -41,6 +41,9 @@ from thrifty import files
 from thrifty.errors import UserError
 from thrifty.lab.front import Front
 from thrifty.lab.records import Record, points
+
+TIMED = ("seconds", "latency_us", "packed_bytes", "engine_ms", "engine_speedup", "engine_why")
+"""Fields of a record that are measured after all training, and lie in ``timing.json``."""
 
 PRUNING = "pruning"
 """The study of a run whose ``run.json`` names none."""
@@ -71,10 +74,10 @@ class Step:
         return _json(self._record)
 
     def timing(self) -> dict[str, Any]:
-        """Seconds and latency; empty if not measured."""
+        """Fields of :data:`TIMED`, as far as they were measured."""
         return dict(_json(self._timing)) if self._timing.is_file() else {}
 
-    def time(self, **figures: float) -> None:
+    def time(self, **figures: float | str | None) -> None:
         """Add to the times, which no result depends on."""
         files.write_json(self._timing, self.timing() | figures)
 
@@ -109,7 +112,7 @@ class Step:
         lines = "".join(json.dumps(row) + "\n" for row in log)
         files.write_text(self.folder / "log.jsonl", lines)
         values = asdict(record)
-        for name in ("seconds", "latency_us"):
+        for name in TIMED:
             values.pop(name)
         self.write(values)
         self.checkpoint.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from thrifty.errors import UserError
 from thrifty.pruning.allocation import Budget, allocate, matching
 from thrifty.pruning.criteria import CRITERIA
 from thrifty.pruning.evidence import Batch, gather
+from thrifty.pruning.gates.units import by_slice
 from thrifty.pruning.layers import EVIDENCE, Layer, prunable
 from thrifty.pruning.masks import Masks
 from thrifty.pruning.methods import METHODS, Method
@@ -116,7 +117,7 @@ def scores(
     slices: dict[tuple[str, int], Tensor] = {}
     for m in members:
         if (m.tensor, m.dim) not in slices:
-            found = _told(model, m, given) if given is not None else _sums(rule, evidence, m)
+            found = by_slice(model, m, given) if given is not None else _sums(rule, evidence, m)
             slices[m.tensor, m.dim] = found.detach().float().cpu()
     out = {}
     for group in chosen:
@@ -150,24 +151,6 @@ def _sums(rule: Callable[[Layer], Tensor], evidence: Mapping[str, Layer], m: Mem
     }
     found = rule(Layer(layer.weight.movedim(m.dim, 0), **turned))
     return found.reshape(len(found), -1).sum(1)
-
-
-def _told(model: nn.Module, m: Member, given: Mapping[str, Tensor]) -> Tensor:
-    """(size of the dimension,) the scores given for the channels that its slices make.
-
-    A grouped transposed convolution has rows for the channels it reads, so that the scores of
-    the channels it makes are told by group: every row has the mean of its group.
-    """
-    found, size = given[m.tensor], len(m.unit)
-    if len(found) == size:
-        return found
-    parts = getattr(model.get_submodule(m.layer), "groups", 1)
-    if not isinstance(parts, int) or parts < 2 or len(found) % parts or size % parts:
-        raise UserError(
-            f"{m.tensor} has {len(found)} given scores, and {size} slices to score; give one a "
-            f"channel that the layer makes"
-        )
-    return found.detach().float().view(parts, -1).mean(1).repeat_interleave(size // parts)
 
 
 def _pooled(member: Member, values: Tensor, units: int) -> Tensor:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from thrifty.channels.groups import Groups
+from thrifty.channels.groups import Groups, Member
+from thrifty.errors import UserError
 
 
 def by_unit(groups: Groups, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -54,3 +55,24 @@ def by_weight(groups: Groups, units: Mapping[str, Tensor]) -> dict[str, Tensor]:
             mine = member.unit >= 0
             rows[mine] = units[group.name].to(rows)[member.unit[mine]]
     return found
+
+
+def by_slice(model: nn.Module, member: Member, scores: Mapping[str, Tensor]) -> Tensor:
+    """Scores of the channels that a tensor makes, for its slices: (size of the dimension,).
+
+    A grouped transposed convolution has rows for the channels it reads, so that the scores of
+    the channels it makes are told by group: every row has the mean of its group.
+
+    Raises:
+        UserError: there are not as many scores as channels.
+    """
+    found, size = scores[member.tensor], len(member.unit)
+    if len(found) == size:
+        return found
+    parts = getattr(model.get_submodule(member.layer), "groups", 1)
+    if not isinstance(parts, int) or parts < 2 or len(found) % parts or size % parts:
+        raise UserError(
+            f"{member.tensor} has {len(found)} given scores, and {size} slices to score; give one "
+            f"a channel that the layer makes"
+        )
+    return found.detach().float().view(parts, -1).mean(1).repeat_interleave(size // parts)
