@@ -27,7 +27,7 @@ from thrifty.training.plan import Plan
 from thrifty.training.recovery import recalibrate
 
 WEIGHTS = {"resnet20": "resnet20-12fca82f.th", "resnet32": "resnet32-d509ac18.th"}
-OURS = ("l1_filter", "fpgm", "taylor", "group_norm", "slimming", "random_filter")
+OURS = ("l1_filter", "l1_global", "fpgm", "taylor", "group_norm", "slimming", "random_filter")
 LEARNED = {"group_norm+": ("group_norm", "group_growth"), "slimming+": ("slimming", "bn_scale")}
 """Trained with gates first, for as many epochs as are retrained, beside equal training."""
 

@@ -147,7 +147,10 @@ def test_a_highway_is_a_blend_in_the_gate(same, name):
     program = same(conv, (3, 6, 6), kinds=["conv", "conv"])
     gate = program.ops[1]
     assert gate.name == "t" and steps(gate) == ["sigmoid", "blend"]
-    assert [gate.inputs[gate.then[1][key]] for key in ("h", "x")] == [program.ops[0].output, "x"]
+    assert [gate.inputs[gate.then[1][key]] for key in ("h", "x")] == [
+        program.ops[0].output,
+        *program.inputs,
+    ]
     same(Net(highway, h=nn.Linear(4, 4), t=nn.Linear(4, 4)), (4,), kinds=["linear", "linear"])
 
 
@@ -231,6 +234,34 @@ def test_padding_joins_the_window_where_it_means_the_same(same):
          kinds=["pad", "conv"])  # fmt: skip
     same(Net(lambda s, x: F.avg_pool2d(F.pad(x, (3, 3, 3, 3)), 2)), (3, 5, 5),
          kinds=["pad", "avg_pool"])  # fmt: skip
+
+
+def test_linear_layers_at_pixels_are_convolutions(same):
+    def block(s, x):
+        y = s.norm(s.conv(x).permute(0, 2, 3, 1))
+        y = s.down(F.gelu(s.up(y))).permute(0, 3, 1, 2)
+        return x + s.gamma * y
+
+    model = Net(
+        block,
+        conv=nn.Conv2d(4, 4, 3, padding=1, groups=4),
+        norm=nn.LayerNorm(4),
+        up=nn.Linear(4, 8),
+        down=nn.Linear(8, 4, bias=False),
+    )
+    model.gamma = nn.Parameter(torch.randn(4, 1, 1))
+    kinds = ["conv"] * 3 + ["affine"] + ["fallback"] * 3
+    program = same(model, (4, 5, 6), kinds=kinds, fallbacks=LAST)
+    weights = [op.tensors["weight"] for op in program.ops if op.kind == "conv"]
+    assert weights == ["conv.weight", "up.weight", "down.weight"]
+
+    def given_last(s, x):
+        return F.relu(s.up(s.norm(x.permute(0, 2, 3, 1))))
+
+    same(Net(given_last, norm=nn.LayerNorm(4), up=nn.Linear(4, 8)), (4, 5, 6), fallbacks=LAST)
+
+
+LAST = ["permute.default", "layer_norm.default"]
 
 
 def test_a_global_pool_gives_features(same):

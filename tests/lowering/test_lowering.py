@@ -15,6 +15,10 @@ from thrifty.lowering.interpreting import interpret
 NETS = ("lenet", "lenet_300_100", "resnet20", "three_methods_cnn", "vgg11_bn", "vgg16_bn")
 
 
+def built(name, shape=(3, 32, 32)):
+    return thrifty.resolve(name, shape=shape)
+
+
 def alive(model):
     """Batch norm that does something, so that leaving it out would show."""
     for module in model.modules():
@@ -29,24 +33,25 @@ def alive(model):
 @pytest.mark.parametrize("name", NETS)
 def test_a_network_of_ours_is_its_program(same, name):
     shape = (1, 28, 28) if name.startswith("lenet") else (3, 32, 32)
-    same(alive(thrifty.build(name, shape=shape)), shape)
+    same(alive(built(name, shape=shape)), shape)
 
 
 def test_squeezenet_is_its_program(same):
-    same(thrifty.build("squeezenet", shape=(3, 67, 67)), (3, 67, 67))
+    same(built("squeezenet", shape=(3, 67, 67)), (3, 67, 67))
 
 
 def test_a_residual_network_is_convolutions_and_little_else(same):
-    program = same(alive(thrifty.build("resnet20")), (3, 32, 32))
+    program = same(alive(built("resnet20")), (3, 32, 32))
     kinds = [op.kind for op in program.ops]
     assert kinds.count("conv") >= 19 and kinds.count("linear") == 1
     assert not {"add", "map", "affine", "fallback"} & set(kinds)
 
 
 def test_a_shrunk_network_is_its_program(same):
-    model = alive(thrifty.build("resnet20"))
-    surgery = thrifty.shrink(model, torch.randn(2, 3, 32, 32), sparsity=0.5)
-    same(surgery.model, (3, 32, 32))
+    model = alive(built("resnet20"))
+    half = thrifty.Budget(0.5, of="macs")
+    small = thrifty.prune_channels(model, "l1_filter", half, torch.randn(2, 3, 32, 32))
+    same(small, (3, 32, 32))
 
 
 class Odd(nn.Module):

@@ -17,6 +17,7 @@ from thrifty.pruning.structured import (
     asked,
     choose,
     prune_channels,
+    relative,
     scores,
 )
 
@@ -61,12 +62,24 @@ def test_the_group_norm_score_adds_what_makes_and_what_reads_a_channel():
     torch.testing.assert_close(found, (made + read + scale) / 3)
 
 
-def test_normalised_scores_have_mean_one_in_every_group():
-    model = chain()
-    cut = ChannelCut.of("group_norm", normalise=True)
-    found = scores(model, groups(model, EXAMPLE), cut)
-    for values in found.values():
-        assert float(values.mean()) == pytest.approx(1.0, rel=1e-5)
+@pytest.mark.parametrize("gone", [1, 7, 20, 33])
+def test_relative_scores_cut_at_once_what_unit_by_unit_would_go(gone):
+    generator = torch.Generator().manual_seed(0)
+    layers = [torch.rand(n, generator=generator) ** p for n, p in ((8, 1), (16, 3), (12, 0.2))]
+    left = [sorted(x.tolist()) for x in layers]
+    for _ in range(gone):
+        beside_the_rest = [x[0] / (sum(x) / len(x)) if x else float("inf") for x in left]
+        left[beside_the_rest.index(min(beside_the_rest))].pop(0)
+    measures = [relative(x) for x in layers]
+    limit = torch.cat(measures).sort().values[gone - 1]
+    for layer, measure, rest in zip(layers, measures, left, strict=True):
+        assert sorted(layer[measure > limit].tolist()) == rest
+
+
+def test_relative_scores_keep_the_order_of_a_layer():
+    score = torch.tensor([0.0, 0.0, 5.0, 1.0, 1.5, 1.6, 1.7])
+    assert torch.equal(relative(score).sort(stable=True).indices, score.sort(stable=True).indices)
+    assert len(relative(score).unique()) == len(score)
 
 
 def test_the_geometric_median_gives_up_the_filter_that_others_repeat():

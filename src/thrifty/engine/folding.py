@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thrifty.engine.program import Op
+from thrifty.engine.shapes import kernel_shape
 
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
@@ -45,6 +46,8 @@ def folded(op: Op, tensors: Tensors) -> tuple[Array, Array]:
     A zero weight stays zero.
     """
     weight = np.asarray(tensors[op.tensors["weight"]], np.float32)
+    if op.kind == "conv":
+        weight = weight.reshape(kernel_shape(weight.shape) or weight.shape)
     scale, shift = scale_and_shift(op, tensors, weight.shape[0])
     if "bias" in op.tensors:
         shift = shift + _wide(op, tensors, "bias") * scale

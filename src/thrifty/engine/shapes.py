@@ -83,9 +83,14 @@ def _check_conv(
 
 
 def kernel_shape(weight: Shape) -> Shape | None:
-    """(outputs, inputs, height, width) of a weight of 4 dimensions, or of 3 (height 1)."""
+    """(outputs, inputs, height, width) of a convolution's weight; None if it is no such.
+
+    A weight of 3 dimensions has the height 1, one of 2 (of a linear layer) is of one pixel.
+    """
     if len(weight) == 3:
         return (*weight[:2], 1, weight[2])
+    if len(weight) == 2:
+        return (*weight, 1, 1)
     return tuple(weight) if len(weight) == 4 else None
 
 

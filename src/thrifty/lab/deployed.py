@@ -37,8 +37,8 @@ from thrifty.shown import printable
 if TYPE_CHECKING:
     from thrifty.lab.steps import Lab
 
-ROUNDS = 11
-TURN = 0.002
+ROUNDS = 9
+TURN = 0.001
 """Seconds of a turn; a network and its dense parent have :data:`ROUNDS` each."""
 NOT_COMPILED = "it was not compiled where thrifty was installed"
 

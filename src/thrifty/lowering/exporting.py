@@ -127,9 +127,13 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _export(model: nn.Module, inputs: Sequence[Tensor], size: int, symbol: bool) -> Any:
-    dynamic = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs) if symbol else None
     taken = tuple(resized(x, size) for x in inputs)
-    program = torch.export.export(model, taken, dynamic_shapes=dynamic, strict=False)
+    dynamic = torch.export.ShapesCollection()  # type: ignore[no-untyped-call,unused-ignore]
+    for x in taken if symbol else ():
+        dynamic[x] = {0: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(
+        model, taken, dynamic_shapes=dynamic if symbol else None, strict=False
+    )
     return program.run_decompositions(_decompositions())
 
 

@@ -7,6 +7,7 @@ merged one stands where the later stood, by when everything both read has been w
 from collections.abc import Callable
 
 from thrifty.lowering.building import Builder, Draft
+from thrifty.lowering.channels_last import channels_last
 from thrifty.lowering.graph import STEPPING, Graph
 from thrifty.lowering.patterns import PATTERNS
 
@@ -32,7 +33,7 @@ def _everywhere(graph: Graph, merge: Merge) -> None:
     while place < len(graph.ops):
         before = len(graph.ops)
         if merge(graph, graph.ops[place]):
-            place = max(0, place - 1 - (before - len(graph.ops)))
+            place = max(0, place - 1 - max(0, before - len(graph.ops)))
         else:
             place += 1
 
@@ -189,7 +190,7 @@ def _absorbed(graph: Graph, producer: Draft, op: Draft) -> bool:
     return True
 
 
-TIDYING: tuple[Merge, ...] = (shape_into_shape, padding_into_window)
+TIDYING: tuple[Merge, ...] = (shape_into_shape, channels_last, padding_into_window)
 MERGES: tuple[Merge, ...] = (
     shape_into_shape,
     shape_into_pool,

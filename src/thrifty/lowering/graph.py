@@ -52,6 +52,12 @@ class Graph:
         self.ops = ops
         self._index()
 
+    def insert_after(self, op: Draft, new: Sequence[Draft]) -> None:
+        """Put operations behind ``op``, which may have been changed."""
+        place = next(i for i, other in enumerate(self.ops) if other is op) + 1
+        self.ops[place:place] = new
+        self._index()
+
     def rename(self, old: str, new: str) -> None:
         """Whoever reads ``old`` reads ``new``."""
         for op in self.readers.get(old, ()):

@@ -92,12 +92,12 @@ def _runner(op: Op, tensors: Tensors) -> Run:
     held = {role: tensors[name] for role, name in op.tensors.items()}
     if op.kind == "fallback":
         return Fallback(op, held)
-    run = KINDS[op.kind]
+    kind, attrs, then, run = op.kind, op.attrs, op.then, KINDS[op.kind]
     taken = {"add": 2, "sub": 2, "mul": 2}.get(op.kind, 1)
 
     def step(inputs: Sequence[Tensor]) -> Tensor:
-        first = inputs if op.kind == "concat" else inputs[:taken]
-        return _stepped(run(op.attrs, held, first), op.then, inputs)
+        first = inputs if kind == "concat" else inputs[:taken]
+        return _stepped(run(attrs, held, first), then, inputs)
 
     return step
 

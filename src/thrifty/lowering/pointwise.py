@@ -201,10 +201,16 @@ def _lerp(builder: Builder, call: Call) -> Held | None:
     return builder.held(call, "map", [t, h, x], then=[{"do": "blend", "h": 1, "x": 2}])
 
 
-@rule("_native_batch_norm_legit_no_training.default", "batch_norm.default")
+@rule(
+    "_native_batch_norm_legit_no_training.default",
+    "_native_batch_norm_legit_functional.default",
+    "_native_batch_norm_legit.default",
+    "_native_batch_norm_legit.no_stats",
+    "batch_norm.default",
+)
 def _batch_norm(builder: Builder, call: Call) -> Any:
     x: Held = call["input"]
-    mean, var = call["running_mean"], call["running_var"]
+    mean, var = call.args.get("running_mean"), call.args.get("running_var")
     if call.args.get("training") or mean is None:
         raise UserError(
             f"{call.where}: it normalises by the statistics of the batch; give it running "

@@ -60,7 +60,8 @@ class Fallback:
         if target not in ALLOWED:
             raise UserError(f"{op.name or op.output}: the operator {target!r} is none of the list")
         _, packet, overload = target.split(".")
-        self.op, self.tensors = op, dict(tensors)
+        # Not ``op`` itself: what is prepared for an operation must not keep it alive.
+        self.attrs, self.tensors = op.attrs, dict(tensors)
         self.operator = getattr(getattr(torch.ops.aten, packet), overload)
         self.where = f"{op.name or op.output!r}, operator {target}"
         if missing := set(op.tensors) - set(tensors):
@@ -95,7 +96,7 @@ class Fallback:
         return tuple(result.shape)
 
     def _run(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
-        attrs = self.op.attrs
+        attrs = self.attrs
         device = inputs[0].device
         try:
             args = [_argument(x, inputs, tensors) for x in attrs["args"]]
@@ -115,7 +116,7 @@ class Fallback:
 
     def _stored(self, result: Tensor) -> Tensor:
         """With the batch first and apart, as the program has it."""
-        axis, times = self.op.attrs.get("axis", 0), self.op.attrs.get("times", 1)
+        axis, times = self.attrs.get("axis", 0), self.attrs.get("times", 1)
         try:
             moved = result.movedim(axis, 0)
             if times > 1:

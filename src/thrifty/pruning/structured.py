@@ -52,14 +52,11 @@ class ChannelCut:
     allocation: str = "uniform"
     members: tuple[str, ...] = ("out",)
     """Roles of the tensors of a unit that are scored (:class:`thrifty.Group`)."""
-    normalise: bool = False
-    """Divide the scores of a group by their mean, so that groups compare."""
+    relative: bool = False
+    """Compare a score with the mean of those that its group keeps (:func:`relative`)."""
     tied: bool = True
     """Cut channels that several layers make together, as those along residual sums; False
     spares them as long as the budget can be met without."""
-    per_cost: bool = False
-    """Divide the score of a unit by what it costs of the budget: of two units as good, the dearer
-    goes first."""
     keep: tuple[str, ...] = ()
     """Patterns of groups that stay whole."""
     layers: Mapping[str, float] | None = None
@@ -74,9 +71,8 @@ class ChannelCut:
             criterion=found.criterion,
             allocation=found.allocation,
             members=found.members,
-            normalise=found.normalise,
+            relative=found.relative,
             tied=found.tied,
-            per_cost=found.per_cost,
         )
         return replace(base, **{k: v for k, v in overrides.items() if v is not None})
 
@@ -132,9 +128,31 @@ def scores(
                 f"{group.name} cannot be scored: {how.criterion} gave NaN; mend the network before "
                 f"pruning it"
             )
-        mean = score.mean()
-        out[group.name] = score / mean if how.normalise and mean > 0 else score
+        out[group.name] = relative(score) if how.relative else score
     return out
+
+
+def relative(score: Tensor) -> Tensor:
+    """Scores by which one cut takes what cutting unit by unit would, (units,).
+
+    Before each unit that goes, every group's scores are divided by the mean of those it still has:
+    the weakest of all by that measure is next.  In a group the order is that of its scores, and a
+    unit waits for those before it, so its measure is the largest up to it.
+
+    Example:
+        >>> relative(torch.tensor([1.0, 3.0, 2.0])).tolist()
+        [0.5, 1.0, 0.800000011920929]
+    """
+    ascending, order = torch.sort(score.double())
+    count = torch.arange(len(score), 0, -1)
+    means = ascending.flip(0).cumsum(0).flip(0) / count
+    measure = torch.where(means > 0, ascending / means.clamp_min(1e-300), 0.0)
+    # Of units that wait for the same one the weaker still goes first: each is at least the next
+    # number after the one before it, and numbers from 0 on are in the order of their bits.
+    rank = torch.arange(len(score))
+    bits = measure.float().view(torch.int32).long() - rank
+    waited = (torch.cummax(bits, 0).values + rank).int().view(torch.float32)
+    return torch.empty_like(waited).scatter_(0, order, waited)
 
 
 def _scored(group: Group, how: ChannelCut, given: Mapping[str, Tensor] | None) -> list[Member]:
@@ -191,8 +209,6 @@ def choose(
             + (f"these stay whole: {whole}" if whole else "use another method, such as l1_filter")
         )
 
-    if how.per_cost:
-        scored = _per_cost(scored, cost)
     made_once = {n: s for n, s in scored.items() if len(groups[n].of("out")) == 1}
     named = parse_spec(how.allocation).name == "explicit"  # its layers say what goes, tied or not
     if not how.tied and not named and made_once and len(made_once) < len(scored):
@@ -208,14 +224,6 @@ def choose(
             f"(thrifty groups says why); ask for at least {least:,.6g}"
         )
     return found
-
-
-def _per_cost(scored: Mapping[str, Tensor], cost: Callable[[Kept], float]) -> dict[str, Tensor]:
-    """Scores for what a unit of their group costs, relative to the dearest."""
-    others = {name: torch.arange(len(score)) > 0 for name, score in scored.items()}
-    prices = {name: cost({}) - cost({name: rest}) for name, rest in others.items()}
-    dearest = max(prices.values())
-    return {n: s * (dearest / max(prices[n], 1e-6 * dearest, 1e-30)) for n, s in scored.items()}
 
 
 def _most_units(

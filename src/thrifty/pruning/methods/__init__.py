@@ -22,12 +22,10 @@ class Method:
     """Weights become zero; channels are gone, and with them parts of the layers around."""
     members: tuple[str, ...] = ("out",)
     """For channels: the roles of the tensors that are scored (:class:`thrifty.Group`)."""
-    normalise: bool = False
-    """For channels: divide scores by their mean in a group."""
+    relative: bool = False
+    """For channels: a score counts beside the mean of those that its group keeps."""
     tied: bool = True
     """For channels: cut those that several layers make together; False spares them if it can."""
-    per_cost: bool = False
-    """For channels: scores are divided by what a unit costs of the budget."""
     gate: str | None = None
     """A gate to train with before the cut (``thrifty.pruning.gates``)."""
     about: str
