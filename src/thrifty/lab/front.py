@@ -3,6 +3,7 @@
 Accuracy is what is bought; sparsity, bytes, latency, multiply-adds or parameters is its price.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 Cost = Literal[
     "sparsity",
     "sparsity_conv",
+    "packed_bytes",
     "bytes",
+    "engine_ms",
     "latency_us",
     "macs",
     "macs_nonzero",
@@ -27,8 +30,10 @@ Cost = Literal[
 COSTS: dict[str, str] = {
     "sparsity": "sparsity of the prunable weights",
     "sparsity_conv": "sparsity of the weights of convolutions",
-    "bytes": "bytes on disk, compressed",
-    "latency_us": "latency, us",
+    "packed_bytes": "bytes of the .thrifty file",
+    "bytes": "bytes of the compressed safetensors file",
+    "engine_ms": "latency in thrifty's engine, ms",
+    "latency_us": "latency in eager torch, us",
     "macs": "multiply-adds of a dense runtime",
     "macs_nonzero": "multiply-adds with a weight that is not zero",
     "params": "parameters, zeros among them",
@@ -134,6 +139,12 @@ class Front(Shown):
         dense = self.dense
         return [p for p in self.pruned if dense is not None and p.macs < dense.macs]
 
+    @property
+    def size(self) -> Cost:
+        """The cost that says how large a file is: packed, if every network was, else compressed."""
+        packed = all(p.packed_bytes is not None for p in self.points)
+        return "packed_bytes" if packed and self.records else "bytes"
+
     def pareto(self, of: Cost = "sparsity") -> list[Point]:
         """The pruned points that no other pruned point beats, cheapest first."""
         return pareto(self.pruned, of)
@@ -150,12 +161,12 @@ class Front(Shown):
             raise UserError(f"the hypervolume over {of} needs a dense point with {of} measured")
         return hypervolume(self.pruned, worst, floor, of)
 
-    def pick(self, max_drop: float = 0.005, of: Cost = "bytes") -> Point:
+    def pick(self, max_drop: float = 0.005, of: Cost | None = None) -> Point:
         """The cheapest point whose mean accuracy is at most ``max_drop`` below its parents'.
 
         Args:
             max_drop: a share: 0.005 is half a point.
-            of: what "cheapest" means.
+            of: what "cheapest" means; the size of the file (:attr:`size`) if ``None``.
 
         Raises:
             NoPoint: none loses so little; the message names the one that loses least.
@@ -165,7 +176,7 @@ class Front(Shown):
                 f"max_drop is {max_drop}; it is the share of accuracy that may be lost, "
                 "0 to 1, so half a point is 0.005"
             )
-        pruned = self.pruned
+        pruned, of = self.pruned, of or self.size
         if not pruned:
             raise UserError(
                 f"there is no pruned point to pick from{self._where()}; run a method first"
@@ -226,8 +237,11 @@ class Front(Shown):
 def table(rows: Sequence[Point]) -> list[dict[str, str]]:
     """Points as text, a column a quantity; what was not measured is left empty.
 
-    Parameters and multiply-adds are told where a network really has fewer than another.
+    Parameters and multiply-adds are told where a network really has fewer than another.  Bytes
+    are those of the packed file, and those of the compressed one where a network was not packed.
     """
+    packed = {p.packed_bytes is not None for p in rows}
+    timed = any(p.engine_ms is not None for p in rows)
     sizes = len({(p.params, p.macs) for p in rows}) > 1
     return [
         {
@@ -239,14 +253,31 @@ def table(rows: Sequence[Point]) -> list[dict[str, str]]:
             "drop": f"{100 * p.drop:+.2f}",
             "before retraining %": "" if p.accuracy_cut is None else f"{100 * p.accuracy_cut:.2f}",
             "agreement %": f"{100 * p.agreement:.2f}",
-            "bytes": f"{p.bytes:,.0f}",
+            **({"packed bytes": _number(p.packed_bytes)} if True in packed else {}),
+            **({"bytes": f"{p.bytes:,.0f}"} if packed != {True} else {}),
             **({"parameters": f"{p.params:,}", "multiply-adds": f"{p.macs:,}"} if sizes else {}),
-            "latency us": "" if p.latency_us is None else f"{p.latency_us:,.0f}",
+            **({"engine ms": _digits(p.engine_ms), "times": _times(p)} if timed else {}),
+            "torch us": _number(p.latency_us),
             "epochs": str(p.epochs),
             "seeds": str(p.seeds),
         }
         for p in rows
     ]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _digits(milliseconds: float | None) -> str:
+    """Three digits, whatever the size."""
+    if not milliseconds or milliseconds >= 100:
+        return _number(milliseconds)
+    return f"{milliseconds:.{2 - math.floor(math.log10(milliseconds))}f}"
+
+
+def _times(point: Point) -> str:
+    return "" if point.engine_speedup is None else f"{point.engine_speedup:.2f}"
 
 
 def _percent(mean: float, std: float | None) -> str:

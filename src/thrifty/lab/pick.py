@@ -34,8 +34,9 @@ class Pick(Shown):
         lines = [
             f"{p.method} at sparsity {p.sparsity:.4g}: accuracy {100 * p.accuracy:.2f}{spread} % "
             f"over {seeds}, {100 * abs(p.drop):.2f}{drop} points {side} its dense parents",
-            f"{p.params:,} parameters, {p.nonzero:,.0f} not zero, {p.bytes:,.0f} bytes compressed "
+            f"{p.params:,} parameters, {p.nonzero:,.0f} not zero, {_size(p)} "
             f"(dense and plain {p.bytes_dense:,.0f}), agreement {100 * p.agreement:.2f} %",
+            *_engine(p),
             f"best seed {self.record.seed}, {100 * self.record.accuracy:.2f} %: {self.folder}",
         ]
         if self.saved is not None:
@@ -44,20 +45,22 @@ class Pick(Shown):
 
 
 def pick_from(
-    run: Path | str, max_drop: float = 0.005, of: str = "bytes", to: Path | None = None
+    run: Path | str, max_drop: float = 0.005, of: str | None = None, to: Path | None = None
 ) -> Pick:
     """The cheapest point of a run that loses at most ``max_drop``, and its best network.
 
     Args:
         run: a run folder.
         max_drop: share of accuracy that may be lost: 0.005 is half a point.
-        of: what cheapest means, a key of ``thrifty.lab.front.COSTS``.
-        to: where to save that network; the suffix decides the format.
+        of: what cheapest means, a key of ``thrifty.lab.front.COSTS``; the size of the packed file
+            if ``None``, or of the compressed one where not all networks were packed.
+        to: where to save that network; the suffix decides the format.  A ``.thrifty`` file gets a
+            program, and is run by ``thrifty.engine`` without torch.
 
     Raises:
         UserError: no run, an unknown cost, or no point loses so little.
     """
-    if of not in COSTS:
+    if of is not None and of not in COSTS:
         raise UserError(f"no cost is called {of!r}; {suggest(of, COSTS)}")
     store = Store(run)
     point = store.front().pick(max_drop, of)  # type: ignore[arg-type]
@@ -66,8 +69,33 @@ def pick_from(
     step = _step(store, record)
     if to is None:
         return Pick(point, record, str(step.folder))
-    size = save(load(step.model), to)
+    size = _saved(load(step.model), to)
     return Pick(point, record, str(step.folder), str(to), size)
+
+
+def _saved(model: nn.Module, to: Path) -> int:
+    """Bytes of the file; a packed one is what the packed bytes of a record are of."""
+    if not to.name.lower().endswith(SUFFIX):
+        return save(model, to)
+    found = contents(model, {}, {}, str(to))
+    made = programmed(model, {}, found.tensors)
+    return save(model, to, program=made.program, constants=made.constants)
+
+
+def _size(point: Point) -> str:
+    if point.packed_bytes is None:
+        return f"{point.bytes:,.0f} bytes compressed"
+    return f"{point.packed_bytes:,.0f} bytes packed"
+
+
+def _engine(point: Point) -> list[str]:
+    if point.engine_ms is None:
+        return []
+    speed = "" if point.engine_speedup is None else f", {point.engine_speedup:.2f} times as fast"
+    return [
+        f"{quantity(point.engine_ms, 'engine_ms')} for one input on one thread of thrifty's "
+        f"engine{speed and speed + ' as its dense parent there'}"
+    ]
 
 
 def _step(store: Store, record: Record) -> Step:
