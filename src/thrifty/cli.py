@@ -288,7 +288,7 @@ def pick(
     /,
     *,
     max_drop: float = 0.5,
-    of: str = "bytes",
+    of: str | None = None,
     save: Path | None = None,
     json: Json = False,
 ) -> None:
@@ -303,8 +303,8 @@ def pick(
     max_drop
         Points of accuracy that may be lost against the dense parent: .5 is half a percent point.
     of
-        What smallest means: bytes, sparsity, sparsity_conv, params, nonzero, macs, macs_nonzero
-        or latency_us.
+        What smallest means: packed_bytes (if not given), bytes, sparsity, sparsity_conv, params,
+        nonzero, macs, macs_nonzero, engine_ms or latency_us.
     save
         Write that network there (.safetensors, .safetensors.zst or .thrifty), of its best seed.
     """

@@ -256,7 +256,7 @@ def table(rows: Sequence[Point]) -> list[dict[str, str]]:
             **({"packed bytes": _number(p.packed_bytes)} if True in packed else {}),
             **({"bytes": f"{p.bytes:,.0f}"} if packed != {True} else {}),
             **({"parameters": f"{p.params:,}", "multiply-adds": f"{p.macs:,}"} if sizes else {}),
-            **({"engine ms": _digits(p.engine_ms), "times": _times(p)} if timed else {}),
+            **({"engine ms": _digits(p.engine_ms), "speedup": _times(p)} if timed else {}),
             "torch us": _number(p.latency_us),
             "epochs": str(p.epochs),
             "seeds": str(p.seeds),

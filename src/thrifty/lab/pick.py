@@ -10,6 +10,7 @@ from thrifty.lab.recipe import read
 from thrifty.lab.records import Point, Record
 from thrifty.lab.store import Step, Store
 from thrifty.pack import load, save
+from thrifty.pack.packing import SUFFIX, pack
 from thrifty.registry import suggest
 from thrifty.shown import Shown
 
@@ -69,17 +70,9 @@ def pick_from(
     step = _step(store, record)
     if to is None:
         return Pick(point, record, str(step.folder))
-    size = _saved(load(step.model), to)
+    packs = to.name.lower().endswith(SUFFIX)
+    size = pack(load(step.model), to).nbytes if packs else save(load(step.model), to)
     return Pick(point, record, str(step.folder), str(to), size)
-
-
-def _saved(model: nn.Module, to: Path) -> int:
-    """Bytes of the file; a packed one is what the packed bytes of a record are of."""
-    if not to.name.lower().endswith(SUFFIX):
-        return save(model, to)
-    found = contents(model, {}, {}, str(to))
-    made = programmed(model, {}, found.tensors)
-    return save(model, to, program=made.program, constants=made.constants)
 
 
 def _size(point: Point) -> str:
@@ -91,11 +84,12 @@ def _size(point: Point) -> str:
 def _engine(point: Point) -> list[str]:
     if point.engine_ms is None:
         return []
-    speed = "" if point.engine_speedup is None else f", {point.engine_speedup:.2f} times as fast"
-    return [
-        f"{quantity(point.engine_ms, 'engine_ms')} for one input on one thread of thrifty's "
-        f"engine{speed and speed + ' as its dense parent there'}"
-    ]
+    from thrifty.report.units import quantity
+
+    text = f"{quantity(point.engine_ms, 'engine_ms')} for one input on a thread of thrifty's engine"
+    if point.engine_speedup is not None:
+        text += f", {point.engine_speedup:.2f} times as fast as its dense parents there"
+    return [text]
 
 
 def _step(store: Store, record: Record) -> Step:

@@ -128,7 +128,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def _export(model: nn.Module, inputs: Sequence[Tensor], size: int, symbol: bool) -> Any:
     taken = tuple(resized(x, size) for x in inputs)
-    dynamic = torch.export.ShapesCollection()  # type: ignore[no-untyped-call,unused-ignore]
+    dynamic: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call,unused-ignore]
     for x in taken if symbol else ():
         dynamic[x] = {0: torch.export.Dim.DYNAMIC}
     program = torch.export.export(

@@ -15,9 +15,56 @@ NOISE = 0.05
 
 def headline(front: Front) -> list[str]:
     """The findings on a front of one model and data set, the most important first."""
-    found = [_dense(front), _smallest(front), _smaller(front), _knee(front)]
+    found = [_dense(front), _smallest(front), _fastest(front), _smaller(front), _knee(front)]
     found += [_control(front), _trust(front)]
     return [sentence for sentence in found if sentence]
+
+
+def engine_text(front: Front) -> str:
+    """What thrifty's engine takes for the dense and the pruned networks; empty if not timed."""
+    dense = front.dense
+    timed = [p for p in front.pruned if p.engine_ms is not None]
+    if dense is None or dense.engine_ms is None or not timed:
+        return ""
+    times = [p.engine_ms or 0.0 for p in timed]
+    ends = [quantity(t, "engine_ms") for t in (min(times), max(times))]
+    text = (
+        f"Thrifty's engine takes {quantity(dense.engine_ms, 'engine_ms')} for one input of the "
+        f"dense network, and {' to '.join(dict.fromkeys(ends))} for one of the pruned ones (batch "
+        "1, one thread; the machine is under Conditions)."
+    )
+    slow = [p for p in timed if (p.engine_speedup or 1.0) < 1 - NOISE]
+    if slow:
+        worst = min(slow, key=lambda p: p.engine_speedup or 1.0)
+        text += (
+            f" {len(slow)} of {len(timed)} pruned networks are slower than the dense one there, "
+            f"{_named(worst)} most, at {worst.engine_speedup:.2f} times its speed."
+        )
+    whys = _prevented(front)
+    return text + (f" Some were not timed: {whys}." if whys else "")
+
+
+def _fastest(front: Front) -> str:
+    """The fastest in the engine within half a point; why there are no times, if there are none."""
+    timed = [p for p in front.pruned if p.engine_speedup is not None]
+    if not timed:
+        whys = _prevented(front)
+        return f"Nothing was timed in thrifty's engine: {whys}." if whys else ""
+    good = [p for p in timed if p.drop <= MAX_DROP]
+    if not good:
+        return ""
+    best = max(good, key=lambda p: (p.engine_speedup or 0.0, p.accuracy))
+    if (best.engine_speedup or 0.0) <= 1 + NOISE:
+        return "In thrifty's engine no pruned network within half a point is faster than the dense."
+    return (
+        f"The fastest within half a point is {_named(best)}: thrifty's engine takes "
+        f"{quantity(best.engine_ms or 0.0, 'engine_ms')} for one input on one thread, "
+        f"{best.engine_speedup:.1f} times as fast as the dense network there."
+    )
+
+
+def _prevented(front: Front) -> str:
+    return "; ".join(dict.fromkeys(r.engine_why for r in front.records if r.engine_why))
 
 
 def latency_text(front: Front) -> str:
@@ -28,9 +75,9 @@ def latency_text(front: Front) -> str:
         return ""
     ends = [quantity(t, "latency_us") for t in (min(times), max(times))]
     measured = (
-        f"The dense network takes {quantity(dense.latency_us, 'latency_us')} for one input "
-        "(batch 1; machine and threads are under Conditions), the pruned ones "
-        f"{' to '.join(dict.fromkeys(ends))}."
+        f"Eager torch takes {quantity(dense.latency_us, 'latency_us')} for one input of the dense "
+        "network (batch 1; machine and threads are under Conditions), and "
+        f"{' to '.join(dict.fromkeys(ends))} for one of the pruned ones."
     )
     noise = max(NOISE, _latency_noise(front))
     if all(abs(t / dense.latency_us - 1) <= noise for t in times):
@@ -68,7 +115,7 @@ def _dense(front: Front) -> str:
     mean = f" (mean of {dense.seeds} seeds)" if dense.seeds > 1 else " (one seed)"
     return (
         f"The dense {pair_name(front)} is right on {100 * dense.accuracy:.2f}{spread} % of the "
-        f"test inputs{mean} and takes {quantity(dense.bytes, 'bytes')} on disk, compressed."
+        f"test inputs{mean} and takes {_size(front, dense)} on disk, {_how(front)}."
     )
 
 
@@ -76,7 +123,7 @@ def _smallest(front: Front) -> str:
     if not front.pruned:
         return "No pruned network was measured yet." if front.records else ""
     try:
-        best = front.pick(MAX_DROP, "bytes")
+        best = front.pick(MAX_DROP)
     except UserError:
         near = min(front.pruned, key=lambda p: p.drop)
         return (
@@ -112,15 +159,23 @@ def _saved(front: Front, point: Point) -> str:
     change = f"{'loses' if point.drop > 0 else 'gains'} {points_text(point.drop)}"
     if round(point.drop, 4) == 0:
         change = "loses nothing"
-    text = f"it {change} and takes {quantity(point.bytes, 'bytes')}"
+    text = f"it {change} and takes {_size(front, point)}"
     dense = front.dense
-    if dense is None or point.bytes <= 0:
+    if dense is None or not getattr(point, front.size):
         return text
-    times = dense.bytes / point.bytes
+    times = getattr(dense, front.size) / getattr(point, front.size)
     if times <= 1:
         return text + ", which saves nothing"
     shown = f"{times:.0f}" if times >= 9.95 else f"{times:.1f}"
     return text + f", {shown} times less than the dense network"
+
+
+def _size(front: Front, point: Point) -> str:
+    return quantity(getattr(point, front.size), front.size)
+
+
+def _how(front: Front) -> str:
+    return "packed" if front.size == "packed_bytes" else "compressed"
 
 
 def _knee(front: Front) -> str:

@@ -37,8 +37,10 @@ from thrifty.report.units import label_expression, log_domain, percent, ticks
 X_TITLES: dict[str, str] = {
     "sparsity": "sparsity of the prunable weights (log scale of the weights kept)",
     "sparsity_conv": "sparsity of the weights of convolutions (log scale of the weights kept)",
+    "packed_bytes": "size of the packed file (log scale, less is better)",
     "bytes": "size on disk, compressed (log scale, less is better)",
-    "latency_us": "latency of one input (log scale, less is better)",
+    "engine_ms": "latency of one input in thrifty's engine, one thread (log scale, less is better)",
+    "latency_us": "latency of one input in eager torch (log scale, less is better)",
     "macs": "multiply-adds of a dense runtime (log scale, less is better)",
     "macs_nonzero": "multiply-adds whose weight is not zero (log scale, less is better)",
     "params": "parameters, zeros among them (log scale, less is better)",
@@ -121,7 +123,7 @@ class Scene:
 
     @property
     def lines(self) -> bool:
-        """Whether a method's points are joined: latency does not follow the level, it is noisy."""
+        """Whether a method's points are joined: in torch latency is noise, it knows no zeros."""
         return self.of != "latency_us"
 
     def _draw(self, panel: Panel) -> Any:

@@ -88,14 +88,23 @@ def tooltip(point: Point) -> Row:
         "lost against the parent": f"{100 * point.drop:+.2f} points",
         "before retraining": None if point.accuracy_cut is None else percent(point.accuracy_cut),
         "agreement": percent(point.agreement),
-        "size": quantity(point.bytes, "bytes"),
-        "latency": point.latency_us and quantity(point.latency_us, "latency_us"),
+        "packed size": point.packed_bytes and quantity(point.packed_bytes, "packed_bytes"),
+        "compressed size": quantity(point.bytes, "bytes"),
+        "in the engine": point.engine_ms and _engine(point),
+        "in eager torch": point.latency_us and quantity(point.latency_us, "latency_us"),
         "parameters": f"{point.params:,}, {point.nonzero:,.0f} not zero",
         "multiply-adds": f"{point.macs:,}, {point.macs_nonzero:,.0f} with a weight not zero",
         "epochs": str(point.epochs),
         "seeds": str(point.seeds),
     }
     return {key: text for key, text in texts.items() if text}
+
+
+def _engine(point: Point) -> str:
+    text = quantity(point.engine_ms or 0.0, "engine_ms")
+    if point.engine_speedup is None:
+        return text
+    return f"{text}, {point.engine_speedup:.2f} times as fast as dense"
 
 
 def domain(shares: Sequence[float]) -> tuple[float, float]:

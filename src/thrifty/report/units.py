@@ -4,8 +4,10 @@ import math
 from collections.abc import Sequence
 
 _COUNTS = ((1e9, " G"), (1e6, " M"), (1e3, " k"), (1, ""))
+_BYTES = ((1e9, " GB"), (1e6, " MB"), (1e3, " kB"), (1, " B"))
 _UNITS: dict[str, tuple[tuple[float, str], ...]] = {
-    "bytes": ((1e9, " GB"), (1e6, " MB"), (1e3, " kB"), (1, " B")),
+    **dict.fromkeys(("bytes", "packed_bytes"), _BYTES),
+    "engine_ms": ((1e3, " s"), (1, " ms"), (1e-3, " us")),
     "latency_us": ((1e6, " s"), (1e3, " ms"), (1, " us")),
     **dict.fromkeys(("macs", "macs_nonzero", "params", "nonzero"), _COUNTS),
 }
@@ -15,16 +17,17 @@ def quantity(value: float, of: str) -> str:
     """``value`` with three digits and its unit.
 
     Example:
-        >>> quantity(12_345, "bytes"), quantity(820.0, "latency_us")
-        ('12.3 kB', '820 us')
+        >>> quantity(12_345, "bytes"), quantity(820.0, "latency_us"), quantity(0.0345, "engine_ms")
+        ('12.3 kB', '820 us', '34.5 us')
     """
+    last = _UNITS[of][-1][0]
     for size, unit in _UNITS[of]:
-        if abs(value) >= 0.9995 * size or size == 1:
+        if abs(value) >= 0.9995 * size or size == last:
             scaled = value / size
-            digits = 0 if abs(scaled) >= 99.95 or of == "bytes" and size == 1 else 1
-            digits = 2 if abs(scaled) < 9.995 and size > 1 else digits
+            digits = 0 if abs(scaled) >= 99.95 or unit == " B" else 1
+            digits = 2 if abs(scaled) < 9.995 and size > last else digits
             return f"{scaled:.{digits}f}{unit}"
-    raise AssertionError("the last unit has size 1")  # unreachable
+    raise AssertionError("the last unit takes what is left")  # unreachable
 
 
 def percent(share: float, digits: int = 2) -> str:
@@ -51,10 +54,10 @@ def label_expression(of: str) -> str:
     """The Vega expression that writes an axis label in the unit of ``of``."""
     if of in ("sparsity", "sparsity_conv"):
         return "format(100 * (1 - datum.value), '.6~g') + ' %'"
-    text = "''"
+    text = ""
     for size, unit in reversed(_UNITS[of]):
-        one = f"format(datum.value / {size:.0f}, '.3~g') + '{unit}'"
-        text = one if size == 1 else f"datum.value >= {size:.0f} ? {one} : {text}"
+        one = f"format(datum.value / {size:g}, '.3~g') + '{unit}'"
+        text = f"datum.value >= {size:g} ? {one} : {text}" if text else one
     return text
 
 

@@ -13,8 +13,10 @@ from thrifty.report.rows import check_cost, point_rows
 AGAINST: dict[str, str] = {
     "sparsity": "sparsity",
     "sparsity_conv": "sparsity of the convolutions",
+    "packed_bytes": "packed size",
     "bytes": "size on disk",
-    "latency_us": "latency",
+    "engine_ms": "latency in thrifty's engine",
+    "latency_us": "latency in eager torch",
     "macs": "multiply-adds",
     "macs_nonzero": "multiply-adds that are not by zero",
     "params": "parameters",
@@ -35,7 +37,7 @@ def front_chart(
 
     Returns:
         An Altair chart.  Filled points are on the Pareto front, hollow ones are
-        beaten; latency is too noisy to tell, so there all are filled.
+        beaten; latency in torch is too noisy to tell, so there all are filled.
 
     Raises:
         UserError: there is no such cost.
