@@ -46,6 +46,7 @@ def make_front(
     levels: Sequence[float] = LEVELS,
     layers: dict[str, int] | None = None,
     latency: bool = True,
+    packed: bool = True,
     control: bool = True,
     cut: bool = True,
     removing: Sequence[str] = (),
@@ -54,7 +55,9 @@ def make_front(
     """A front with noise that depends on nothing but the arguments.
 
     Args:
-        removing: those of ``methods`` whose networks are really smaller, and faster.
+        latency: whether they were timed, in torch and, if packed, in the engine.
+        packed: whether they have packed files.
+        removing: those of ``methods`` whose networks are really smaller, and faster in torch.
     """
     layers = FEW if layers is None else layers
     found = []
@@ -74,6 +77,12 @@ def make_front(
         def time(share: float = 1.0, dice: random.Random = dice) -> float | None:
             return dice.gauss(108, 2.5) * share if latency else None
 
+        def deployed(size: int, left: float = 1.0) -> dict[str, Any]:
+            share = 0.15 + 0.85 * left
+            timed = {"engine_ms": 0.035 * share, "engine_speedup": 1 / share} if latency else {}
+            return {"packed_bytes": int(0.9 * size), **timed} if packed else {}
+
+        wide |= deployed(wide["bytes"])
         found.append(make_record(**common, **wide, accuracy=dense, latency_us=time()))
         if control:
             found.append(
@@ -110,6 +119,7 @@ def make_front(
                         accuracy_cut=max(0.1, dense - CUTS[like][place]) if cut else None,
                         agreement=min(1.0, accuracy + 0.006), nonzero=nonzero + 200,
                         macs_nonzero=8 * nonzero + 3000, bytes=int(4.6 * nonzero) + 1900,
+                        **deployed(int(4.6 * nonzero) + 1900, left),
                         latency_us=time(0.3 + 0.7 * left if method in removing else 1.0),
                         epochs=8 * (step + 1), layers=kept,
                     )

@@ -74,7 +74,7 @@ def test_every_chart_is_a_picture_and_a_specification(front, tmp_path):
     page = written(front, tmp_path, charts=None)
     places = [a["data-spec"] for t, a in page.tags if t == "div" and "data-spec" in a]
     found = {a["id"] for t, a in page.tags if a.get("type") == "application/json"}
-    assert set(places) == found and len(places) == 6
+    assert set(places) == found and len(places) == 7
     for text in page.scripts:
         if text.startswith("{"):
             assert "$schema" in json.loads(text)
@@ -114,8 +114,11 @@ def test_the_table_has_a_row_for_every_point(front, tmp_path):
 
 
 def test_a_column_in_which_nothing_was_measured_is_left_out(tmp_path, some_front):
-    assert "latency us" in written(some_front(), tmp_path).text
-    assert "latency us" not in written(some_front(latency=False), tmp_path).text
+    timed, untimed = (written(some_front(latency=t), tmp_path).text for t in (True, False))
+    for column in ("torch us", "engine ms", "speedup"):
+        assert f"\n{column}\n" in re.sub(r"\s*\n\s*", "\n", re.sub(r"(?<=\w) ?$", "", timed))
+        assert column in timed.split("Words")[0]
+        assert column not in untimed.split("Words")[0]
 
 
 def test_latencies_within_noise_are_not_called_faster(front, tmp_path):

@@ -235,7 +235,7 @@ class Front(Shown):
 
 
 def table(rows: Sequence[Point]) -> list[dict[str, str]]:
-    """Points as text, a column a quantity; what was not measured is left empty.
+    """Points as text, a column a quantity, what is bought and its price first; what was not measured is left empty.
 
     Parameters and multiply-adds are told where a network really has fewer than another.  Bytes
     are those of the packed file, and those of the compressed one where a network was not packed.
@@ -248,15 +248,15 @@ def table(rows: Sequence[Point]) -> list[dict[str, str]]:
             "method": p.method,
             "asked": "" if p.method in (DENSE, CONTROL) else f"{p.level:g}",
             "sparsity %": f"{100 * p.sparsity:.2f}",
-            "of all %": f"{100 * p.sparsity_all:.2f}",
             "accuracy %": _percent(p.accuracy, p.accuracy_std),
             "drop": f"{100 * p.drop:+.2f}",
-            "before retraining %": "" if p.accuracy_cut is None else f"{100 * p.accuracy_cut:.2f}",
-            "agreement %": f"{100 * p.agreement:.2f}",
             **({"packed bytes": _number(p.packed_bytes)} if True in packed else {}),
             **({"bytes": f"{p.bytes:,.0f}"} if packed != {True} else {}),
-            **({"parameters": f"{p.params:,}", "multiply-adds": f"{p.macs:,}"} if sizes else {}),
             **({"engine ms": _digits(p.engine_ms), "speedup": _times(p)} if timed else {}),
+            "agreement %": f"{100 * p.agreement:.2f}",
+            "before retraining %": "" if p.accuracy_cut is None else f"{100 * p.accuracy_cut:.2f}",
+            "of all %": f"{100 * p.sparsity_all:.2f}",
+            **({"parameters": f"{p.params:,}", "multiply-adds": f"{p.macs:,}"} if sizes else {}),
             "torch us": _number(p.latency_us),
             "epochs": str(p.epochs),
             "seeds": str(p.seeds),

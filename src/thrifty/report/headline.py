@@ -37,7 +37,7 @@ def engine_text(front: Front) -> str:
     if slow:
         worst = min(slow, key=lambda p: p.engine_speedup or 1.0)
         text += (
-            f" {len(slow)} of {len(timed)} pruned networks are slower than the dense one there, "
+            f" {len(slow)} of {len(timed)} points are slower than the dense network there, "
             f"{_named(worst)} most, at {worst.engine_speedup:.2f} times its speed."
         )
     whys = _prevented(front)
