@@ -66,6 +66,8 @@ def test_several_results_infinity_and_tensors():
         fallback("repeat.default", [{"input": 0}, [1 << 20, 1 << 20]]),
         fallback("upsample_nearest1d.vec", [{"input": 0}, [1 << 33], None]),
         fallback("expand.default", [{"tensor": "i"}, [1 << 50]], {"i": "i"}),
+        fallback("ones.default", [[1 << 40]]),
+        fallback("full.default", [[1 << 62, 0], 1.0]),
     ],
     ids=lambda op: op.attrs["target"] + str(op.attrs["args"])[:40],
 )

@@ -50,7 +50,7 @@ def prepared(program: Program, tensors: Tensors) -> Callable[..., Tensor | tuple
         UserError: a tensor is missing or does not fit its operation.
     """
     program.check_tensors({name: tuple(x.shape) for name, x in tensors.items()})
-    steps = [(op, _runner(op, tensors)) for op in program.ops]
+    steps = [(op, _runner(op, tensors, program.values[op.output])) for op in program.ops]
     last = Counter(program.outputs)
     for op in program.ops:
         last.update(op.inputs)
@@ -88,10 +88,10 @@ def _given(program: Program, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     return dict(zip(program.inputs, inputs, strict=True))
 
 
-def _runner(op: Op, tensors: Tensors) -> Run:
+def _runner(op: Op, tensors: Tensors, shape: Sequence[int]) -> Run:
     held = {role: tensors[name] for role, name in op.tensors.items()}
     if op.kind == "fallback":
-        return Fallback(op, held)
+        return Fallback(op, held, shape)
     kind, attrs, then, run = op.kind, op.attrs, op.then, KINDS[op.kind]
     taken = {"add": 2, "sub": 2, "mul": 2}.get(op.kind, 1)
 
@@ -119,7 +119,7 @@ def run_op(
     Raises:
         UserError: torch refuses the arguments of a fallback, or it gives another shape.
     """
-    step = _ready(op, [tensors[name] for name in op.tensors.values()])
+    step = _ready(op, [tensors[name] for name in op.tensors.values()], shape)
     with torch.no_grad():
         result = step([tensor_of(x) for x in arrays])
     result = _shaped(op, result, len(arrays[0]), shape).contiguous()
@@ -131,12 +131,12 @@ _READY: dict[int, tuple[weakref.ref[Op], Sequence[np.ndarray], Run]] = {}
 """By the id of an operation: itself, its tensors, what runs it."""
 
 
-def _ready(op: Op, arrays: Sequence[np.ndarray]) -> Run:
+def _ready(op: Op, arrays: Sequence[np.ndarray], shape: Sequence[int]) -> Run:
     found = _READY.get(id(op))
     if found is not None and all(a is b for a, b in zip(found[1], arrays, strict=True)):
         return found[2]
     named = {name: tensor_of(x) for name, x in zip(op.tensors.values(), arrays, strict=True)}
-    run, key = _runner(op, named), id(op)
+    run, key = _runner(op, named, shape), id(op)
     _READY[key] = (weakref.ref(op, lambda _: _READY.pop(key, None)), arrays, run)
     return run
 

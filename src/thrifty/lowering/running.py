@@ -5,6 +5,7 @@ alone, without memory, once for each size of batch; only if it gives the value t
 states is it run on numbers.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,12 +51,13 @@ class Fallback:
     Args:
         op: an operation of the kind fallback.
         tensors: role to tensor.
+        shape: of its value without the batch, if known.
 
     Raises:
         UserError: its operator is not of the list, or a tensor is missing.
     """
 
-    def __init__(self, op: Op, tensors: Mapping[str, Tensor]):
+    def __init__(self, op: Op, tensors: Mapping[str, Tensor], shape: Sequence[int] | None = None):
         target = op.attrs["target"]
         if target not in ALLOWED:
             raise UserError(f"{op.name or op.output}: the operator {target!r} is none of the list")
@@ -63,6 +65,8 @@ class Fallback:
         # Not ``op`` itself: what is prepared for an operation must not keep it alive.
         self.attrs, self.tensors = op.attrs, dict(tensors)
         self.operator = getattr(getattr(torch.ops.aten, packet), overload)
+        self.shape = None if shape is None else tuple(shape)
+        self.factory = any(x.name == "device" for x in self.operator._schema.arguments)
         self.where = f"{op.name or op.output!r}, operator {target}"
         if missing := set(op.tensors) - set(tensors):
             raise UserError(f"{self.where}: the tensor of the role {min(missing)!r} is missing")
@@ -88,12 +92,18 @@ class Fallback:
         tensors = {role: x.to("meta") for role, x in self.tensors.items()}
         with torch.no_grad():
             result = self._run(shapes, tensors)
-        if result.numel() > MOST_ELEMENTS * max(1, len(inputs[0])):
+        given, batch = tuple(result.shape), len(inputs[0])
+        most = MOST_ELEMENTS * max(1, batch)
+        if result.numel() > most or max(given, default=0) > most:
             raise UserError(
-                f"{self.where}: it would give {result.numel():,} elements, over {MOST_ELEMENTS:,} "
-                f"an image"
+                f"{self.where}: it would give {given}, over {MOST_ELEMENTS:,} elements an image"
             )
-        return tuple(result.shape)
+        if self.shape is not None and result.numel() != batch * math.prod(self.shape):
+            raise UserError(
+                f"{self.where}: it gives {given}, and the program says "
+                f"(batch, {', '.join(map(str, self.shape))})"
+            )
+        return given
 
     def _run(self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
         attrs = self.attrs
@@ -101,8 +111,9 @@ class Fallback:
         try:
             args = [_argument(x, inputs, tensors) for x in attrs["args"]]
             kwargs = {k: _argument(x, inputs, tensors) for k, x in attrs["kwargs"].items()}
-            with torch.device(device):
-                result = self.operator(*args, **kwargs)
+            if self.factory:  # or it would take memory where only shapes are asked for
+                kwargs["device"] = device
+            result = self.operator(*args, **kwargs)
             if "item" in attrs:
                 result = result[attrs["item"]]
         except Exception as error:  # of torch, which raises what it meets
