@@ -34,6 +34,13 @@ std::vector<std::pair<int, int>> pieces(int length, int most) {
   return made;
 }
 
+// Sizes of those pieces, and how many there are of each.
+std::vector<std::pair<int, int>> sizes_of(int length, int most) {
+  const int count = (length + most - 1) / most, longer = length % count;
+  if (longer == 0) return {{length / count, count}};
+  return {{length / count, count - longer}, {length / count + 1, longer}};
+}
+
 struct Place {
   int y, x, rows, columns;
 };
@@ -55,6 +62,9 @@ class ConvTask : public Task {
     const Layout &from = plan.slots[in].layout, &to = plan.slots[out].layout;
     if (steps_.steps.size() > kMostSteps) throw std::invalid_argument("too many steps");
     // A tap that meets nothing but padding is left out.
+    plan.spend(static_cast<std::size_t>(op_.kernel[0]) * op_.kernel[1] * sizeof(Tap) +
+               static_cast<std::size_t>(to.h) * to.w * (sizeof(Place) + sizeof(SparseKernel)));
+    taps_.reserve(static_cast<std::size_t>(op_.kernel[0]) * op_.kernel[1]);
     for (int y = 0; y < op_.kernel[0]; ++y) {
       for (int x = 0; x < op_.kernel[1]; ++x) {
         const bool meets = touches(y, 0, to.height, from.height) &&
@@ -77,11 +87,10 @@ class ConvTask : public Task {
 
  protected:
   bool touches(int tap, int side, int out, int in) const {
-    for (int o = 0; o < out; ++o) {
-      const int at = o * op_.stride[side] + tap * op_.dilation[side] - op_.padding[side];
-      if (at >= 0 && at < in) return true;
-    }
-    return false;
+    // The first position whose tap is not before the image; those after it are further on.
+    const long before = op_.padding[side] - long{tap} * op_.dilation[side];
+    const long first = before <= 0 ? 0 : (before + op_.stride[side] - 1) / op_.stride[side];
+    return first < out && first * op_.stride[side] - before < in;
   }
 
   bool solid(int slot) const {
@@ -173,11 +182,15 @@ class SparseConv : public ConvTask {
       for (int columns = 1; columns <= std::min(16, w_); ++columns) {
         if (rows * columns > kernels.widest) break;
         if (!kernels.sparse(rows, columns, op_.stride[1])) continue;
-        const std::vector<Place> tiles = tiles_of(h_, w_, rows, columns);
+        const auto tall = sizes_of(h_, rows), wide = sizes_of(w_, columns);
         for (int blocks = (inputs + most - 1) / most; blocks <= inputs; blocks += 1 + blocks / 4) {
           const int block = (inputs + blocks - 1) / blocks;
           double cycles = 0;
-          for (const Place& tile : tiles) cycles += cost(tile, block);
+          for (const auto& [down, many] : tall) {
+            for (const auto& [across, more] : wide) {
+              cycles += double(many) * more * cost({0, 0, down, across}, block);
+            }
+          }
           if (cycles < least) least = cycles, rows_ = rows, columns_ = columns, block_ = block;
         }
       }
@@ -223,6 +236,8 @@ class SparseConv : public ConvTask {
     for (int b = 0; b < blocks; ++b) {
       blocks_.push_back(static_cast<std::size_t>(b) * block_ * from.plane() * kLanes);
     }
+    plan_.spend(weights_.count * 6 + times(blocks + std::size_t{3}, outputs) * 4 +
+                blocks * sizeof(std::size_t));
     offsets_.reserve(weights_.count);
     values_.reserve(weights_.count);
     std::vector<std::uint32_t> next(weights_.starts.begin(), weights_.starts.end() - 1);
@@ -339,7 +354,8 @@ class DenseConv : public ConvTask {
           DenseKernel kernel = kernels.dense(rows, columns, op_.stride[1], even);
           if (!kernel) continue;
           const int vectors = rows * columns, block = kernels.dense_block(vectors, even);
-          const double cycles = even_tiles(rows, columns).size() *
+          const double tiles = double((h_ + rows - 1) / rows) * ((w_ + columns - 1) / columns);
+          const double cycles = tiles *
                                 (block * vectors + 0.15 * (vectors + block)) *
                                 std::ceil(double(weights_.outputs / op_.groups) / block);
           if (cycles < least) {
@@ -361,8 +377,13 @@ class DenseConv : public ConvTask {
     }
     const int together = weights_.outputs / op_.groups;
     const int padded = (together + block_ - 1) / block_ * block_;
-    packed_.assign(static_cast<std::size_t>(padded) * op_.groups * weights_.inputs * used.size(),
-                   0.0f);
+    if (long{padded} * op_.groups > std::numeric_limits<std::int32_t>::max()) {
+      throw std::invalid_argument("too many groups for this engine");
+    }
+    const std::size_t all =
+        static_cast<std::size_t>(padded) * op_.groups * weights_.inputs * used.size();
+    plan_.spend(all * sizeof(float));
+    packed_.assign(all, 0.0f);
     for (int o = 0; o < weights_.outputs; ++o) {
       const int group = o / together, place = o % together;
       float* panel = packed_.data() +

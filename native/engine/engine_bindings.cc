@@ -6,12 +6,14 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <array>
 #include <map>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -86,7 +88,7 @@ std::vector<Pointer> memory_of(const Net& net, const std::vector<int>& values,
   if (arrays.size() != values.size()) throw std::invalid_argument("arrays are missing");
   std::vector<Pointer> made;
   for (std::size_t i = 0; i < arrays.size(); ++i) {
-    if (arrays[i].size() != n * net.values[values[i]].size()) {
+    if (arrays[i].size() != times(n, net.values[values[i]].size())) {
       throw std::invalid_argument("an array has another size than its value");
     }
     made.push_back(arrays[i].data());
@@ -115,11 +117,13 @@ std::vector<std::tuple<int, std::string, double>> profile(Net& net, const std::v
 }
 
 Net* make(const std::string& target, const std::vector<std::array<int, 3>>& shapes,
-          std::vector<int> inputs, std::vector<int> outputs) {
+          std::vector<int> inputs, std::vector<int> outputs,
+          std::shared_ptr<Budget> budget) {
   std::vector<Shape> values;
   for (const auto& [c, h, w] : shapes) values.push_back({c, h, w});
+  if (!budget) budget = std::make_shared<Budget>(static_cast<std::size_t>(-1));
   return new Net(kernels_named(target.c_str()), std::move(values), std::move(inputs),
-                 std::move(outputs));
+                 std::move(outputs), std::move(budget));
 }
 
 }  // namespace
@@ -128,9 +132,16 @@ Net* make(const std::string& target, const std::vector<std::array<int, 3>>& shap
 NB_MODULE(_engine, m) {
   using thrifty::engine::Net;
   m.doc() = "The compiled engine of thrifty.engine.";
+  using thrifty::engine::Budget;
+  nb::exception<thrifty::engine::TooLarge>(m, "TooLarge", PyExc_MemoryError);
+  nb::class_<Budget>(m, "Budget")
+      .def(nb::init<std::size_t>(), nb::arg("bytes"))
+      .def("take", &Budget::take, nb::arg("bytes"), nb::arg("what"))
+      .def("left", &Budget::left);
   nb::class_<Net>(m, "Net")
       .def(nb::new_(&thrifty::engine::make), nb::arg("target"), nb::arg("shapes"),
-           nb::arg("inputs"), nb::arg("outputs"))
+           nb::arg("inputs"), nb::arg("outputs"),
+           nb::arg("budget") = nb::none())
       .def("add", &thrifty::engine::add, nb::arg("kind"), nb::arg("name"), nb::arg("inputs"),
            nb::arg("output"), nb::arg("steps"), nb::kw_only(), nb::arg("kernel"),
            nb::arg("stride"), nb::arg("padding"), nb::arg("dilation"), nb::arg("groups"),
@@ -141,7 +152,8 @@ NB_MODULE(_engine, m) {
            nb::arg("threads"))
       .def("profile", &thrifty::engine::profile, nb::arg("inputs"), nb::arg("outputs"),
            nb::arg("n"))
-      .def("prepare", &Net::prepare)
+      .def("prepare", &Net::prepare, nb::call_guard<nb::gil_scoped_release>())
       .def("set_images", &Net::set_images, nb::arg("images"))
-      .def("bytes", &Net::bytes);
+      .def("bytes", &Net::bytes)
+      .def("taken", &Net::taken);
 }

@@ -34,6 +34,8 @@ HaloPlan halo_plan(const Layout& layout) {
   std::map<std::pair<int, int>, std::int32_t> known;
   const auto& [images, down, across] = layout.grid;
   const auto permutation = [&](int dy, int dx) {
+    // Beyond all parts: halos of a thousand parts would make a million of them.
+    if (dy <= -down || dy >= down || dx <= -across || dx >= across) return std::int32_t{-1};
     const auto [place, fresh] = known.try_emplace({dy, dx}, -1);
     if (!fresh) return place->second;
     std::int32_t from[kLanes];

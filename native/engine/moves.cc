@@ -25,6 +25,10 @@ std::vector<std::int32_t> table_of(const Layout& to, Source source) {
   return table;
 }
 
+std::size_t table_bytes(const Layout& to) {
+  return static_cast<std::size_t>(to.h) * to.w * kLanes * sizeof(std::int32_t);
+}
+
 // Rows of vectors of one channel, taken from somewhere by a table.
 void take(const Kernels& kernels, const float* from, const std::vector<std::int32_t>& table,
           float rest, const Slot& to, int channel, float* arena) {
@@ -47,6 +51,7 @@ class Input : public Task {
     size_ = plan.net.values[plan.net.inputs[number]].size();
     if (size_ * plan.images > std::size_t{1} << 31) throw std::invalid_argument("too large");
     if (!to.rows) {
+      plan.spend(table_bytes(l));
       table_ = table_of(l, [&](int n, int y, int x) { return n * size_ + y * l.width + x; });
     }
   }
@@ -83,7 +88,10 @@ class Output : public Task {
     reads = {in};
     how = "output";
     const Slot& from = plan.slots[in];
-    if (!from.rows) places_ = pixels_of(from.layout);
+    if (from.rows) return;
+    const Layout& l = from.layout;
+    plan.spend(static_cast<std::size_t>(plan.images) * l.height * l.width * 4);
+    places_ = pixels_of(l);
   }
 
   void run(const Context& context, int part, int parts) const override {
@@ -122,6 +130,7 @@ class Change : public Task {
     how = "change of layout";
     const Slot &from = plan.slots[in], &to = plan.slots[out];
     if (to.rows || from.rows) return;
+    plan.spend(table_bytes(to.layout));
     table_ = table_of(to.layout, [&](int n, int y, int x) { return from.layout.at(n, y, x); });
   }
 
@@ -129,7 +138,10 @@ class Change : public Task {
     const Slot &from = plan_.slots[in_], &to = plan_.slots[out_];
     const Range mine = share(to.layout.channels, part, parts);
     if (from.rows || to.rows) {
-      // Of 1 x 1 pixels: a number an image and channel.
+      // Of 1 x 1 pixels: a number an image and channel, and nothing in the other lanes.
+      if (!to.rows) {
+        for (int c = mine.first; c < mine.last; ++c) clear(context, to, c);
+      }
       for (int n = 0; n < plan_.images; ++n) {
         for (int c = mine.first; c < mine.last; ++c) at(context, to, n, c) = at(context, from, n, c);
       }
@@ -148,6 +160,12 @@ class Change : public Task {
     return context.arena[slot.place + (slot.rows ? n * slot.row() + c
                                                  : c * slot.layout.plane() * kLanes +
                                                        slot.layout.at(n, 0, 0))];
+  }
+
+  void clear(const Context& context, const Slot& to, int c) const {
+    const Layout& l = to.layout;
+    float* out = context.arena + to.place + c * l.plane() * kLanes + l.origin();
+    for (int y = 0; y < l.h; ++y) std::fill_n(out + y * l.pitch() * kLanes, l.w * kLanes, rest_);
   }
 
   const Plan& plan_;
@@ -205,7 +223,7 @@ class Rearrange : public Task {
     writes = out;
     how = "copy";
     const Slot &from = plan.slots[in], &to = plan.slots[out];
-    if (from.floats() > std::size_t{1} << 31) throw std::invalid_argument("too large");
+    if (from.floats() >= std::size_t{1} << 31) throw std::invalid_argument("too large");
     const Shape& source = plan.net.values[op_.inputs[0]];
     const Shape& shape = plan.net.values[op_.output];
     const std::size_t plane = static_cast<std::size_t>(source.height) * source.width;
@@ -218,6 +236,8 @@ class Rearrange : public Task {
           from.layout.at(n, pixel / source.width, pixel % source.width));
     };
     const std::size_t wide = static_cast<std::size_t>(shape.height) * shape.width;
+    plan.spend(to.rows ? shape.size() * plan.images * 4
+                       : table_bytes(to.layout) * (shape.channels + std::size_t{1}));
     if (to.rows) {
       table_.resize(shape.size() * plan.images);
       for (int n = 0; n < plan.images; ++n) {

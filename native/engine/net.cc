@@ -31,25 +31,235 @@ int slot_of(int images) {
 // between output channels then wins over leaving some out.
 constexpr double kDense = 0.75;
 
-Weights kept(const OpSpec& op, const float* weight, int outputs, int inputs, int taps) {
-  Weights made;
-  made.outputs = outputs, made.inputs = inputs, made.taps = taps;
-  const std::size_t row = static_cast<std::size_t>(inputs) * taps;
-  const std::size_t all = row * outputs;
-  if (all > std::numeric_limits<std::int32_t>::max() || row > 0xFFFFFFFFu) {
-    refuse(op, "too many weights for one layer");
+constexpr std::size_t kMostNumbers = std::size_t{1} << 27;  // of a value
+constexpr int kMostSide = 4096;                             // of kernels, strides, ...
+// Products an image: a day of one core.  Nobody waits longer on purpose, and a call cannot be
+// interrupted.
+constexpr double kMostWork = 1e15;
+
+bool alike(const Shape& a, const Shape& b) {
+  return a.channels == b.channels && a.height == b.height && a.width == b.width;
+}
+
+// Whether the size of a value is a number of the allowed ones.
+bool fits(const Shape& s) {
+  if (s.channels < 1 || s.height < 1 || s.width < 1) return false;
+  const std::size_t plane = std::size_t(s.height) * s.width;
+  return plane <= kMostNumbers && plane * s.channels <= kMostNumbers;
+}
+
+bool takes_steps(Kind kind) {
+  return kind == Kind::conv || kind == Kind::linear || kind == Kind::pointwise ||
+         kind == Kind::channel_scale;
+}
+
+// Positions of a window along a side.
+long positions(int side, int kernel, int stride, int before, int after, int dilation) {
+  const long room = long{side} + before + after - long{dilation} * (kernel - 1) - 1;
+  return room < 0 ? 0 : room / stride + 1;
+}
+
+}  // namespace
+
+Net::Net(const Kernels& table, std::vector<Shape> shapes, std::vector<int> ins,
+         std::vector<int> outs, std::shared_ptr<Budget> given)
+    : kernels(table), values(std::move(shapes)), inputs(std::move(ins)), outputs(std::move(outs)),
+      budget(std::move(given)), taken_(*budget), written_(values.size(), false) {
+  for (const Shape& s : values) {
+    if (!fits(s)) {
+      throw std::invalid_argument("a value has a side under 1, or more than 2^27 numbers");
+    }
   }
+  for (const auto& list : {inputs, outputs}) {
+    for (const int each : list) {
+      if (each < 0 || each >= static_cast<int>(values.size())) {
+        throw std::invalid_argument("an input or output is no value");
+      }
+    }
+  }
+  for (const int each : inputs) written_[each] = true;
+}
+
+Net::~Net() = default;
+
+void Net::add(OpSpec op, const float* weight, std::size_t size) {
+  for (const auto& plan : plans_) {
+    if (plan) refuse(op, "the network is laid out already");
+  }
+  check(op);
+  const Shape& in = values[op.inputs[0]];
+  const Shape& out = values[op.output];
+  double products = static_cast<double>(out.size());
+  Weights made;
+  if (op.kind == Kind::conv || op.kind == Kind::linear) {
+    made = kept(op, weight, size);
+    products = double(made.count) * out.height * out.width;
+  } else if (op.kind == Kind::max_pool || op.kind == Kind::avg_pool) {
+    products *= double(op.kernel[0]) * op.kernel[1];
+  } else if (op.kind == Kind::global_pool) {
+    products = static_cast<double>(in.size());
+  }
+  work_ += products;
+  if (work_ > kMostWork) refuse(op, "the network takes over 10^15 products an image");
+  taken_.more(sizeof(OpSpec) + op.name.size() + 4 * (op.scale.size() + op.shift.size()) +
+                  4 * (op.places.size() + op.inputs.size()) + op.steps.size() * sizeof(StepSpec),
+              op.name);
+  written_[op.output] = true;
+  ops.push_back(std::move(op));
+  weights.push_back(std::move(made));
+}
+
+void Net::check(const OpSpec& op) const {
+  const auto readable = [&](int value) {
+    return value >= 0 && value < static_cast<int>(values.size()) && written_[value];
+  };
+  if (op.inputs.empty()) refuse(op, "its inputs are missing");
+  if (op.output < 0 || op.output >= static_cast<int>(values.size())) {
+    refuse(op, "its output is no value");
+  }
+  for (const int each : op.inputs) {
+    if (!readable(each)) refuse(op, "an input is no value that is written before");
+  }
+  check_steps(op);
+  const Shape &in = values[op.inputs[0]], &out = values[op.output];
+  switch (op.kind) {
+    case Kind::linear:
+      if (in.height * in.width != 1 || out.height * out.width != 1 ||
+          op.kernel[0] * op.kernel[1] != 1 || op.groups != 1) {
+        refuse(op, "a linear layer takes features, and gives features");
+      }
+      [[fallthrough]];
+    case Kind::conv:
+    case Kind::max_pool:
+    case Kind::avg_pool:
+      check_window(op);
+      break;
+    case Kind::channel_scale: {
+      if (op.inputs.size() != 2) refuse(op, "two inputs are needed");
+      const Shape& by = values[op.inputs[1]];
+      if (by.height * by.width != 1 || (by.channels != 1 && by.channels != in.channels)) {
+        refuse(op, "the second input has no number a channel");
+      }
+      [[fallthrough]];
+    }
+    case Kind::pointwise:
+      for (const auto* each : {&op.scale, &op.shift}) {
+        if (!each->empty() && each->size() != std::size_t(in.channels)) {
+          refuse(op, "scale or shift does not fit the channels");
+        }
+      }
+      if (!alike(in, out)) refuse(op, "the output has another shape than the input");
+      break;
+    case Kind::softmax:
+      if (in.height * in.width != 1 || !alike(in, out)) {
+        refuse(op, "a softmax takes features, and gives as many");
+      }
+      break;
+    case Kind::global_pool:
+      if (out.height * out.width != 1 || in.channels != out.channels) {
+        refuse(op, "the output is not a number a channel");
+      }
+      break;
+    case Kind::channels:
+    case Kind::rearrange:
+      check_places(op);
+      break;
+  }
+}
+
+void Net::check_steps(const OpSpec& op) const {
+  if (op.steps.empty()) return;
+  if (!takes_steps(op.kind)) refuse(op, "its kind takes no steps");
+  if (op.steps.size() > kMostSteps) refuse(op, "too many steps");
+  for (const StepSpec& step : op.steps) {
+    const bool blends = step.what == Do::blend;
+    const bool needs = blends || step.what == Do::add || step.what == Do::mul;
+    for (const auto& [value, wanted] : {std::pair{step.x, needs}, std::pair{step.h, blends}}) {
+      if (value == -1 && !wanted) continue;
+      if (value < 0 || value >= static_cast<int>(values.size()) || !written_[value]) {
+        refuse(op, "a step lacks its other value");
+      }
+      if (!alike(values[value], values[op.output])) {
+        refuse(op, "a step's other value has another shape");
+      }
+    }
+  }
+}
+
+void Net::check_window(const OpSpec& op) const {
+  const Shape &in = values[op.inputs[0]], &out = values[op.output];
+  const int sides[2] = {in.height, in.width}, given[2] = {out.height, out.width};
+  for (const int i : {0, 1}) {
+    for (const int each : {op.kernel[i], op.stride[i], op.dilation[i]}) {
+      if (each < 1 || each > kMostSide) refuse(op, "a kernel, stride or dilation is out of range");
+    }
+    for (const int each : {op.padding[i], op.padding[i + 2]}) {
+      if (each < 0 || each > kMostSide) refuse(op, "a padding is out of range");
+    }
+    if (positions(sides[i], op.kernel[i], op.stride[i], op.padding[i], op.padding[i + 2],
+                  op.dilation[i]) != given[i]) {
+      refuse(op, "the output is not what the window gives");
+    }
+  }
+  if (op.kind == Kind::max_pool || op.kind == Kind::avg_pool) {
+    if (in.channels != out.channels) refuse(op, "a pool gives as many channels as it takes");
+  } else if (op.groups < 1 || in.channels % op.groups || out.channels % op.groups) {
+    refuse(op, "groups do not divide the channels");
+  }
+}
+
+void Net::check_places(const OpSpec& op) const {
+  const Shape &in = values[op.inputs[0]], &out = values[op.output];
+  if (op.kind == Kind::rearrange) {
+    if (op.places.size() != out.size()) refuse(op, "a place is needed for each element");
+    for (const std::int32_t each : op.places) {
+      if (each < -1 || each >= static_cast<std::int64_t>(in.size())) {
+        refuse(op, "a place is outside of the value");
+      }
+    }
+    return;
+  }
+  if (op.places.size() != std::size_t(out.channels) * 2) {
+    refuse(op, "channels are pairs of value and channel");
+  }
+  for (const int each : op.inputs) {
+    if (values[each].height != out.height || values[each].width != out.width) {
+      refuse(op, "the inputs and the output differ in height or width");
+    }
+  }
+  for (std::size_t i = 0; i < op.places.size(); i += 2) {
+    const int value = op.places[i], channel = op.places[i + 1];
+    if (value < 0 || value >= static_cast<int>(op.inputs.size()) || channel < 0 ||
+        channel >= values[op.inputs[value]].channels) {
+      refuse(op, "a channel is none of its value");
+    }
+  }
+}
+
+// The weights that are not zero, or all where that is faster; the bias is filled up.
+Weights Net::kept(OpSpec& op, const float* weight, std::size_t size) {
+  Weights made;
+  made.outputs = values[op.output].channels;
+  made.inputs = values[op.inputs[0]].channels / op.groups;
+  made.taps = op.kernel[0] * op.kernel[1];
+  const std::size_t row = times(made.inputs, made.taps), all = times(row, made.outputs);
+  if (size != all) refuse(op, "the weights are not outputs x inputs x taps");
+  if (all > std::numeric_limits<std::int32_t>::max()) refuse(op, "too many weights for one layer");
+  if (op.shift.empty()) op.shift.assign(made.outputs, 0.0f);
+  if (op.shift.size() != std::size_t(made.outputs)) refuse(op, "the bias does not fit");
   for (std::size_t i = 0; i < all; ++i) made.count += weight[i] != 0;
   // A few taps a channel, as in depthwise convolutions, share nothing.
-  const bool shares = outputs / op.groups >= 4 || inputs * taps <= 1;
+  const bool shares = made.outputs / op.groups >= 4 || row <= 1;
   if (made.density() >= kDense && shares) {
+    taken_.more(all * sizeof(float), op.name);
     made.whole.assign(weight, weight + all);
     return made;
   }
-  made.starts.reserve(outputs + 1);
+  taken_.more(made.count * 8 + std::size_t(made.outputs) * 4, op.name);
+  made.starts.reserve(made.outputs + std::size_t{1});
   made.places.reserve(made.count);
   made.values.reserve(made.count);
-  for (int o = 0; o < outputs; ++o) {
+  for (int o = 0; o < made.outputs; ++o) {
     made.starts.push_back(static_cast<std::uint32_t>(made.places.size()));
     for (std::size_t i = 0; i < row; ++i) {
       const float w = weight[o * row + i];
@@ -62,115 +272,45 @@ Weights kept(const OpSpec& op, const float* weight, int outputs, int inputs, int
   return made;
 }
 
-}  // namespace
-
-Net::Net(const Kernels& table, std::vector<Shape> shapes, std::vector<int> ins,
-         std::vector<int> outs)
-    : kernels(table), values(std::move(shapes)), inputs(std::move(ins)), outputs(std::move(outs)) {
-  for (const Shape& s : values) {
-    if (s.channels < 1 || s.height < 1 || s.width < 1 ||
-        s.size() > std::size_t{1} << 27) {
-      throw std::invalid_argument("a value has a side under 1, or more than 2^27 numbers");
-    }
-  }
-  for (const auto& list : {inputs, outputs}) {
-    for (const int each : list) {
-      if (each < 0 || each >= static_cast<int>(values.size())) {
-        throw std::invalid_argument("an input or output is no value");
-      }
-    }
-  }
-}
-
-Net::~Net() = default;
-
-void Net::add(OpSpec op, const float* weight, std::size_t size) {
-  const int count = static_cast<int>(values.size());
-  const auto known = [&](int value) { return value >= 0 && value < count; };
-  if (op.inputs.empty() || !known(op.output)) refuse(op, "inputs or output are missing");
-  for (const int each : op.inputs) {
-    if (!known(each)) refuse(op, "an input is no value");
-  }
-  for (const StepSpec& step : op.steps) {
-    const bool needs_x = step.what == Do::add || step.what == Do::mul || step.what == Do::blend;
-    if (needs_x && !known(step.x)) refuse(op, "a step lacks its other value");
-    if (step.what == Do::blend && !known(step.h)) refuse(op, "a step lacks its other value");
-    for (const int each : {step.x, step.h}) {
-      if (each < 0) continue;
-      const Shape &a = values[each], &b = values[op.output];
-      if (a.channels != b.channels || a.height != b.height || a.width != b.width) {
-        refuse(op, "a step's other value has another shape");
-      }
-    }
-  }
-  const Shape &in = values[op.inputs[0]], &out = values[op.output];
-  for (const int i : {0, 1}) {
-    if (op.kernel[i] < 1 || op.stride[i] < 1 || op.dilation[i] < 1 || op.padding[i] < 0 ||
-        op.padding[i + 2] < 0 || op.kernel[i] > 4096 || op.stride[i] > 4096 ||
-        op.dilation[i] > 4096 || op.padding[i] > 4096 || op.padding[i + 2] > 4096) {
-      refuse(op, "a kernel, stride, padding or dilation is out of range");
-    }
-  }
-  Weights made;
-  if (op.kind == Kind::conv || op.kind == Kind::linear) {
-    const int taps = op.kernel[0] * op.kernel[1];
-    if (op.groups < 1 || in.channels % op.groups || out.channels % op.groups) {
-      refuse(op, "groups do not divide the channels");
-    }
-    const int each = in.channels / op.groups;
-    if (op.kind == Kind::linear && (in.height * in.width != 1 || taps != 1)) {
-      refuse(op, "a linear layer takes features");
-    }
-    if (size != static_cast<std::size_t>(out.channels) * each * taps) {
-      refuse(op, "the weights are not outputs x inputs x taps");
-    }
-    if (op.shift.empty()) op.shift.assign(out.channels, 0.0f);
-    if (static_cast<int>(op.shift.size()) != out.channels) refuse(op, "the bias does not fit");
-    made = kept(op, weight, out.channels, each, taps);
-  } else if (op.kind == Kind::pointwise) {
-    for (const auto* each : {&op.scale, &op.shift}) {
-      if (!each->empty() && static_cast<int>(each->size()) != in.channels) {
-        refuse(op, "scale or shift does not fit the channels");
-      }
-    }
-  } else if (op.kind == Kind::channels) {
-    if (op.places.size() != static_cast<std::size_t>(out.channels) * 2) {
-      refuse(op, "channels are pairs of value and channel");
-    }
-    for (std::size_t i = 0; i < op.places.size(); i += 2) {
-      const int value = op.places[i], channel = op.places[i + 1];
-      if (value < 0 || value >= static_cast<int>(op.inputs.size()) || channel < 0 ||
-          channel >= values[op.inputs[value]].channels) {
-        refuse(op, "a channel is none of its value");
-      }
-    }
-  } else if (op.kind == Kind::rearrange) {
-    if (op.places.size() != out.size()) refuse(op, "a place is needed for each element");
-    for (const std::int32_t each : op.places) {
-      if (each < -1 || each >= static_cast<std::int64_t>(in.size())) {
-        refuse(op, "a place is outside of the value");
-      }
-    }
-  } else if (op.kind == Kind::channel_scale && op.inputs.size() != 2) {
-    refuse(op, "two inputs are needed");
-  }
-  ops.push_back(std::move(op));
-  weights.push_back(std::move(made));
-}
-
 const Plan& Net::plan(int images) {
   const std::lock_guard<std::mutex> lock(mutex_);
   auto& place = plans_[slot_of(images)];
+  for (const int each : outputs) {
+    if (!written_[each]) throw std::invalid_argument("an output is a value that nothing writes");
+  }
   if (!place) place = std::make_unique<Plan>(*this, images);
   return *place;
 }
 
+const Plan* Net::plan_within_budget(int images) {
+  try {
+    return &plan(images);
+  } catch (const std::invalid_argument&) {
+    return nullptr;  // too large for so many images at once
+  } catch (const TooLarge&) {
+    return nullptr;
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
 void Net::set_images(int images) {
+  if (images < 0 || images > kLanes || (images & (images - 1)) != 0) {
+    throw std::invalid_argument("images of a group are a power of two up to 16, or 0");
+  }
   const std::lock_guard<std::mutex> lock(mutex_);
   wide_ = images;
 }
 
+std::size_t Net::taken() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::size_t sum = taken_.bytes();
+  for (const auto& each : plans_) sum += each ? each->taken() : 0;
+  return sum;
+}
+
 std::size_t Net::bytes() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
   std::size_t sum = 0;
   for (const auto& each : plans_) sum += each ? each->bytes() : 0;
   return sum;
@@ -189,7 +329,9 @@ void Net::run_groups(const Plan& plan, const std::vector<const float*>& in,
     }
   };
   std::size_t done = 0;
-  if (threads > 1 && groups >= static_cast<std::size_t>(threads)) {
+  if (times(plan.scratch_bytes(), threads) > plan.scratch_bytes() + budget->left()) threads = 1;
+  const bool room = times(plan.bytes(), threads) <= plan.bytes() + budget->left();
+  if (threads > 1 && groups >= static_cast<std::size_t>(threads) && room) {
     // A group a thread: nobody waits for anybody.
     const std::size_t each = groups / threads;
     std::vector<std::unique_ptr<Context>> contexts;
@@ -226,6 +368,11 @@ int Net::images_for(std::size_t n, int threads) {
   }
   // Which grouping is the fastest is measured once, on numbers that do not matter.
   const std::size_t tried = n < 16 ? 4 : 16;
+  std::size_t each_image = 0;
+  for (const auto* list : {&inputs, &outputs}) {
+    for (const int each : *list) each_image += values[each].size() * sizeof(float);
+  }
+  if (times(each_image, tried) > budget->left()) return 1;
   std::vector<std::vector<float>> ins, outs;
   std::vector<const float*> in;
   std::vector<float*> out;
@@ -242,12 +389,8 @@ int Net::images_for(std::size_t n, int threads) {
   int best = 1;
   for (const int images : {1, 4, 16}) {
     if (static_cast<std::size_t>(images) > tried) continue;
-    const Plan* made;
-    try {
-      made = &plan(images);
-    } catch (const std::invalid_argument&) {
-      continue;  // too large for so many images at once
-    }
+    const Plan* made = plan_within_budget(images);
+    if (!made) continue;
     double shortest = std::numeric_limits<double>::infinity();
     for (int repeat = 0; repeat < 3; ++repeat) {
       const auto start = Clock::now();
@@ -270,17 +413,26 @@ void Net::run(const std::vector<const float*>& in, const std::vector<float*>& ou
   int images = images_for(n, threads);
   while (done < n) {
     while (static_cast<std::size_t>(images) > n - done) images = images > 4 ? 4 : 1;
+    const Plan* made = images > 1 ? plan_within_budget(images) : &plan(1);
+    if (!made) {
+      images = images > 4 ? 4 : 1;
+      continue;
+    }
     const std::size_t groups = (n - done) / images;
-    run_groups(plan(images), in, out, done, groups, threads);
+    run_groups(*made, in, out, done, groups, threads);
     done += groups * images;
   }
 }
 
 std::vector<Timing> Net::profile(const std::vector<const float*>& in,
                                  const std::vector<float*>& out, std::size_t n) {
+  if (in.size() != inputs.size() || out.size() != outputs.size()) {
+    throw std::invalid_argument("inputs or outputs are missing");
+  }
   if (n == 0) return {};
   int images = images_for(n, 1);
   while (static_cast<std::size_t>(images) > n) images = images > 4 ? 4 : 1;
+  while (images > 1 && !plan_within_budget(images)) images = images > 4 ? 4 : 1;
   const Plan& made = plan(images);
   std::unique_ptr<Context> context = made.take(1);
   std::vector<Timing> found;
@@ -299,6 +451,13 @@ std::vector<Timing> Net::profile(const std::vector<const float*>& in,
     }
   }
   made.give(std::move(context));
+  if (const std::size_t done = n / images * images; done < n) {
+    std::vector<const float*> rest_in = in;
+    std::vector<float*> rest_out = out;
+    for (std::size_t i = 0; i < in.size(); ++i) rest_in[i] += done * values[inputs[i]].size();
+    for (std::size_t i = 0; i < out.size(); ++i) rest_out[i] += done * values[outputs[i]].size();
+    run(rest_in, rest_out, n - done, 1);
+  }
   return found;
 }
 

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "budget.h"
 #include "kernels.h"
 #include "pool.h"
 
@@ -76,40 +77,56 @@ class Plan;
 class Net {
  public:
   Net(const Kernels& kernels, std::vector<Shape> values, std::vector<int> inputs,
-      std::vector<int> outputs);
+      std::vector<int> outputs, std::shared_ptr<Budget> budget);
   ~Net();
 
-  // Throws std::invalid_argument where the operation does not fit.  `weight` is [outputs][inputs of
-  // a group][taps].
+  // Throws std::invalid_argument where the operation does not fit what is there, TooLarge where
+  // the budget does not allow it.  `weight` is [outputs][inputs of a group][taps].
   void add(OpSpec op, const float* weight, std::size_t size);
 
-  // Lays the network out for single images; throws std::invalid_argument where it cannot be.
+  // Lays the network out for single images, after which nothing can be added; throws
+  // std::invalid_argument where it cannot be, TooLarge where the budget does not allow it.
   void prepare() { plan(1); }
 
-  // Arrays of n x the shape of each input and output; n may be 0.
+  // Arrays of n x the shape of each input and output; n may be 0.  Throws as `prepare`; a network
+  // that was prepared throws nothing but std::bad_alloc.
   void run(const std::vector<const float*>& in, const std::vector<float*>& out, std::size_t n,
            int threads);
+  // Times are of whole groups; a rest of images is run all the same.
   std::vector<Timing> profile(const std::vector<const float*>& in, const std::vector<float*>& out,
                               std::size_t n);
-  // Images a group for batches from that size on; 0: measured at the first such batch.
+  // Images a group, a power of two up to 16, for batches from that size on; 0: measured at the
+  // first such batch.  Where the budget does not allow so many, fewer are taken.
   void set_images(int images);
+  // Of the arenas, and of all that was taken from the budget.
   std::size_t bytes() const;
+  std::size_t taken() const;
 
   const Kernels& kernels;
   const std::vector<Shape> values;
   const std::vector<int> inputs, outputs;
+  const std::shared_ptr<Budget> budget;
 
   std::vector<OpSpec> ops;
   std::vector<Weights> weights;  // one an op
 
  private:
+  void check(const OpSpec& op) const;
+  void check_window(const OpSpec& op) const;
+  void check_steps(const OpSpec& op) const;
+  void check_places(const OpSpec& op) const;
+  Weights kept(OpSpec& op, const float* weight, std::size_t size);
   const Plan& plan(int images);
+  const Plan* plan_within_budget(int images);
   void run_groups(const Plan& plan, const std::vector<const float*>& in,
                   const std::vector<float*>& out, std::size_t first, std::size_t groups,
                   int threads);
   int images_for(std::size_t n, int threads);
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
+  Taken taken_;
+  std::vector<bool> written_;  // of each value, whether there is something to read
+  double work_ = 0;            // products an image
   std::unique_ptr<Plan> plans_[5];
   int wide_ = 0;  // images a group that was the fastest
 };

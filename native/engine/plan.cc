@@ -12,6 +12,11 @@
 #include <sys/mman.h>
 #endif
 
+// What the bytes of new memory are.  Nothing may depend on it; tests make it NaN.
+#if !defined(THRIFTY_FRESH)
+#define THRIFTY_FRESH 0
+#endif
+
 namespace thrifty::engine {
 namespace {
 
@@ -26,14 +31,12 @@ float* allocate(std::size_t floats) {
 #if defined(__linux__)
   if (unit == kHuge) madvise(memory, whole, MADV_HUGEPAGE);
 #endif
-  std::memset(memory, 0, whole);
+  std::memset(memory, THRIFTY_FRESH, whole);
   return static_cast<float*>(memory);
 }
 
-void release(Context& context) {
-  std::free(context.arena);
-  for (float* each : context.scratch) std::free(each);
-}
+// Vectors of a channel: offsets of bytes in it fit 32 bits, also those of images beside each other.
+constexpr std::size_t kMostPlane = std::size_t{1} << 26;
 
 bool makes_nonnegative(const StepSpec& step) {
   return step.what == Do::relu || step.what == Do::sigmoid || step.what == Do::hardsigmoid ||
@@ -63,18 +66,24 @@ class Planner {
       later(-1, {in}, -1,
             [this, i, in] { return make_output(plan_, static_cast<int>(i), in); });
     }
+    check_sizes();
+    arrange();
+    plan_.spend(plan_.bytes());
     for (Slot& each : plan_.slots) {
       if (each.rows) continue;
-      each.halo = halo_plan(each.layout);
-      each.valid = valid_lanes(each.layout);
+      const Layout& l = each.layout;
+      const std::size_t inner = static_cast<std::size_t>(l.h) * l.w;
+      plan_.spend((l.plane() - inner) * sizeof(HaloMove) + (l.ragged() ? inner * kVector : 0));
+      each.halo = halo_plan(l);
+      each.valid = valid_lanes(l);
     }
-    arrange();
     for (Later& each : later_) {
       std::unique_ptr<Task> task = each.make();
       task->op = each.op;
       plan_.scratch_ = std::max(plan_.scratch_, task->scratch);
       plan_.tasks.push_back(std::move(task));
     }
+    plan_.spend(plan_.scratch_bytes());
   }
 
  private:
@@ -302,6 +311,20 @@ class Planner {
     return static_cast<int>(plan_.slots.size()) - 1;
   }
 
+  // Before anything is made of the sizes: kernels and paddings may have made them huge.
+  void check_sizes() const {
+    for (const Slot& each : plan_.slots) {
+      const Layout& l = each.layout;
+      const std::size_t rows = static_cast<std::size_t>(l.h) + l.halo.top + l.halo.bottom;
+      if (times(rows, l.pitch()) >= kMostPlane) {
+        throw std::invalid_argument("a value with its padding is too large for this engine");
+      }
+      if (each.floats() >= std::size_t{1} << 40) {
+        throw TooLarge("a value needs over 4096 GiB of memory");
+      }
+    }
+  }
+
   // Places in the arena: values that are needed at the same time do not overlap.
   void arrange() {
     const int count = static_cast<int>(plan_.slots.size());
@@ -348,10 +371,19 @@ class Planner {
   std::vector<Later> later_;
 };
 
-Plan::Plan(const Net& network, int count) : net(network), images(count) { Planner(*this).make(); }
+Context::~Context() {
+  std::free(arena);
+  for (float* each : scratch) std::free(each);
+}
 
-Plan::~Plan() {
-  for (auto& each : free_) release(*each);
+Plan::Plan(const Net& network, int count)
+    : net(network), images(count), taken_(*network.budget) {
+  Planner(*this).make();
+}
+
+void Plan::spend(std::size_t bytes) const {
+  taken_.more(bytes, "the network, laid out for groups of " + std::to_string(images) +
+                         (images == 1 ? " image," : " images,"));
 }
 
 std::unique_ptr<Context> Plan::take(int threads) const {
@@ -368,13 +400,9 @@ std::unique_ptr<Context> Plan::take(int threads) const {
   auto made = std::make_unique<Context>();
   made->in.resize(net.inputs.size());
   made->out.resize(net.outputs.size());
-  try {
-    made->arena = allocate(arena_);
-    for (int i = 0; i < threads; ++i) made->scratch.push_back(allocate(scratch_));
-  } catch (...) {
-    release(*made);
-    throw;
-  }
+  made->arena = allocate(arena_);
+  made->scratch.reserve(threads);
+  for (int i = 0; i < threads; ++i) made->scratch.push_back(allocate(scratch_));
   return made;
 }
 

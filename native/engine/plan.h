@@ -32,13 +32,19 @@ struct Slot {
 
 // Memory that a run of one group uses.
 struct Context {
+  Context() = default;
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
   float* arena = nullptr;
   std::vector<float*> scratch;  // of each thread
   std::vector<const float*> in;
   std::vector<float*> out;
 };
 
-// Some part of the work on a group: `part` of `parts`, which may run at the same time.
+// Some part of the work on a group: `part` of `parts`, which may run at the same time.  A run
+// allocates nothing and throws nothing, for it may be in a thread of the pool.
 class Task {
  public:
   virtual ~Task() = default;
@@ -52,8 +58,12 @@ class Task {
 
 class Plan {
  public:
+  // Throws std::invalid_argument where the network cannot be laid out so, TooLarge where the
+  // budget does not allow it.
   Plan(const Net& net, int images);
-  ~Plan();
+
+  // Takes memory for a table from the budget, before it is made.
+  void spend(std::size_t bytes) const;
 
   // Context for one group at a time, from a pool of them.
   std::unique_ptr<Context> take(int threads) const;
@@ -61,6 +71,9 @@ class Plan {
 
   void run(const Context& context, int part, int parts, class Barrier* barrier) const;
   std::size_t bytes() const { return arena_ * sizeof(float); }
+  std::size_t taken() const { return taken_.bytes(); }
+  // Bytes that each thread needs beside the arena.
+  std::size_t scratch_bytes() const { return scratch_ * sizeof(float); }
 
   const Net& net;
   const int images;
@@ -70,6 +83,7 @@ class Plan {
  private:
   friend class Planner;
   std::size_t arena_ = 0, scratch_ = 0;
+  mutable Taken taken_;
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<Context>> free_;
 };

@@ -137,6 +137,9 @@ class WindowTask : public Task {
     writes = out;
     how = "vectors";
     const std::size_t pitch = plan.slots[in].layout.pitch();
+    const Layout& to = plan.slots[out].layout;
+    plan.spend(static_cast<std::size_t>(op_.kernel[0]) * op_.kernel[1] * 4 +
+               static_cast<std::size_t>(to.h) * to.w * kVector);
     for (int y = 0; y < op_.kernel[0]; ++y) {
       for (int x = 0; x < op_.kernel[1]; ++x) {
         taps_.push_back(static_cast<std::int32_t>(
@@ -231,9 +234,11 @@ class GlobalPool : public Task {
         }
         if (!op_.largest) y *= factor;
         float* out = context.arena + to.place;
-        out[to.rows ? n * to.row() + c : c * to.layout.plane() * kLanes + n] = y;
+        out[to.rows ? n * to.row() + c
+                    : c * to.layout.plane() * kLanes + to.layout.at(n, 0, 0)] = y;
       }
     }
+    fill_halo(plan_.net.kernels, to, context.arena, mine.first, mine.last);
   }
 
  private:

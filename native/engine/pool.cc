@@ -60,7 +60,11 @@ Pool& Pool::shared() {
     the_pool.store(pool, std::memory_order_release);
 #if defined(__unix__) || defined(__APPLE__)
     // The child of a fork has none of the threads; it leaves the old pool alone and makes another.
-    static const int once = pthread_atfork(nullptr, nullptr, [] { the_pool.store(nullptr); });
+    // Meanwhile nobody makes one, or the child would wait for them.
+    static const int once = pthread_atfork([] { making.lock(); }, [] { making.unlock(); }, [] {
+      the_pool.store(nullptr);
+      making.unlock();
+    });
     static_cast<void>(once);
 #endif
   }
@@ -82,7 +86,11 @@ bool Pool::run(int parts, const std::function<void(int)>& work) {
     while (static_cast<int>(threads_.size()) < parts - 1) {
       const int part = static_cast<int>(threads_.size()) + 1;
       const unsigned seen = round_.load();
-      threads_.emplace_back([this, part, seen] { serve(part, seen); });
+      try {
+        threads_.emplace_back([this, part, seen] { serve(part, seen); });
+      } catch (const std::exception&) {
+        return false;  // the system gives no more threads, or no memory for one
+      }
     }
     work_ = &work;
     parts_ = parts;

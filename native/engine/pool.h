@@ -27,8 +27,9 @@ class Pool {
   static Pool& shared();
   ~Pool();
 
-  // work(0) .. work(parts - 1), each in a thread of its own, work(0) in this one.  Where another
-  // thread uses the pool already, false, and nothing was done.
+  // work(0) .. work(parts - 1), each in a thread of its own, work(0) in this one; it must not
+  // throw.  Where another thread uses the pool already, or there are no threads to be had, false,
+  // and nothing was done.
   bool run(int parts, const std::function<void(int)>& work);
 
  private:

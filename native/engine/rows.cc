@@ -21,6 +21,7 @@ class Linear : public Task {
       how = "dense rows";
       const std::size_t width = whole(weights_.inputs);
       // Aligned by hand: vectors of floats are aligned to 16 bytes only.
+      plan.spend((width * weights_.outputs + kLanes) * sizeof(float));
       packed_.assign(width * weights_.outputs + kLanes, 0.0f);
       for (int o = 0; o < weights_.outputs; ++o) {
         std::copy_n(weights_.whole.data() + static_cast<std::size_t>(o) * weights_.inputs,
@@ -28,6 +29,7 @@ class Linear : public Task {
       }
     } else {
       how = "sparse rows";
+      plan.spend(narrow_ ? weights_.count * 2 : 0);
       if (narrow_) places_.assign(weights_.places.begin(), weights_.places.end());
     }
   }
@@ -81,6 +83,7 @@ class Softmax : public Task {
     reads = {in};
     writes = out;
     how = "softmax";
+    if (!plan.slots[in].rows) scratch = plan.slots[in].layout.channels;
   }
 
   void run(const Context& context, int part, int parts) const override {
@@ -96,17 +99,18 @@ class Softmax : public Task {
       return;
     }
     if (part != 0) return;
-    std::vector<float> row(count);
+    float* row = context.scratch[0];
     const std::size_t in_plane = from.layout.plane() * kLanes;
     const std::size_t out_plane = to.layout.plane() * kLanes;
     for (int n = 0; n < kLanes; ++n) {
       const std::size_t in_at = from.layout.at(n, 0, 0), out_at = to.layout.at(n, 0, 0);
       const float* in = context.arena + from.place + in_at;
       for (std::size_t c = 0; c < count; ++c) row[c] = in[c * in_plane];
-      plan_.net.kernels.softmax(row.data(), count);
+      plan_.net.kernels.softmax(row, count);
       float* out = context.arena + to.place + out_at;
       for (std::size_t c = 0; c < count; ++c) out[c * out_plane] = row[c];
     }
+    fill_halo(plan_.net.kernels, to, context.arena, 0, to.layout.channels);
   }
 
  private:

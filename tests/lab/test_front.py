@@ -271,11 +271,45 @@ def test_the_table_has_a_row_a_point_and_leaves_empty_what_is_not_known(front):
     rows = front.table()
     assert [row["method"] for row in rows] == [p.method for p in front.points]
     assert {row["asked"] for row in rows if row["method"] in ("dense", "control")} == {""}
-    assert {row["latency us"] for row in rows} == {""}
+    assert {row["torch us"] for row in rows} == {""}
+    assert not {"engine ms", "speedup", "packed bytes"} & set(rows[0])
     assert rows[4]["drop"] == "+0.40"
 
 
 @pytest.mark.parametrize("of", COSTS)
 def test_every_cost_is_a_number_of_a_point(of):
-    value = getattr(some_point(0.5, 0.9, latency_us=3.0, sparsity_conv=0.4), of)
-    assert math.isfinite(value)
+    measured = {"latency_us": 3.0, "sparsity_conv": 0.4, "packed_bytes": 150, "engine_ms": 0.1}
+    assert math.isfinite(getattr(some_point(0.5, 0.9, **measured), of))
+
+
+def test_a_record_of_an_older_version_was_not_packed():
+    record = some_record()
+    new = ("packed_bytes", "engine_ms", "engine_speedup", "engine_why")
+    old = {name: value for name, value in record.to_dict().items() if name not in new}
+    assert Record.from_dict(old) == record
+    assert [getattr(record, name) for name in new] == [None] * 4
+
+
+def test_the_size_is_of_the_packed_file_if_every_network_was_packed(front):
+    assert front.size == "bytes" and Front(()).size == "bytes"
+    some = tuple(
+        some_record(r.method, r.level, accuracy=r.accuracy, bytes=r.bytes, packed_bytes=300 - i)
+        for i, r in enumerate(front.records)
+    )
+    assert Front(some).size == "packed_bytes"
+    assert Front((*some[:-1], front.records[-1])).size == "bytes"
+    assert (front.pick(0.5).method, front.pick(0.5).bytes) == ("random", 50)
+    assert Front(some).pick(0.5).packed_bytes == 295
+    assert Front(some).pick(0.01).packed_bytes == 296
+    assert Front(some).pick(0.5, "bytes").bytes == 50
+
+
+def test_times_in_the_engine_are_shown_with_three_digits_and_their_ratio():
+    records = [
+        some_record("dense", 0.0, engine_ms=12.345, engine_speedup=1.0),
+        some_record("a", 0.9, engine_ms=0.03451, engine_speedup=3.456),
+        some_record("b", 0.9, engine_why="it has a loop"),
+    ]
+    rows = Front(tuple(records)).table()
+    assert [row["engine ms"] for row in rows] == ["12.3", "0.0345", ""]
+    assert [row["speedup"] for row in rows] == ["1.00", "3.46", ""]

@@ -55,6 +55,18 @@ def test_batch_norm_joins_linear_layers_and_signals(same):
     assert "bn_mean" in program.ops[1].tensors and steps(program.ops[1]) == ["relu"]
 
 
+def test_batch_norm_of_rows_joins_the_linear_layer(same):
+    def rows(s, x):
+        y = s.fc(x)
+        return s.bn(y.flatten(0, 1)).view_as(y).relu()
+
+    model = Net(rows, fc=nn.Linear(4, 5, bias=False), bn=norm(nn.BatchNorm1d, 5))
+    (op,) = same(model, (3, 4), kinds=["linear"]).ops
+    assert op.tensors["bn_var"] == "bn.running_var" and steps(op) == ["relu"]
+    model = Net(rows, fc=nn.Linear(4, 5), bn=norm(nn.BatchNorm1d, 5, affine=False))
+    same(model, (3, 4), kinds=["linear"])
+
+
 def test_batch_norm_without_weights_has_none(same):
     (op,) = same(norm(nn.BatchNorm2d, 3, affine=False), (3, 4, 4), kinds=["affine"]).ops
     assert set(op.tensors) == {"bn_mean", "bn_var"}

@@ -88,6 +88,40 @@ def test_the_model_is_left_as_it_was():
     assert lowered.tensors["0.weight"].data_ptr() == weight.data_ptr()
 
 
+def test_what_a_model_caches_as_it_runs_is_not_left_behind():
+    """A cache that is filled during export would hold tensors without numbers."""
+
+    def caching(s, x):
+        if "index" not in s.cache:
+            s.cache["index"] = torch.arange(4) * s.factor
+            s.seen.append(1)
+        return x * s.cache["index"].view(4, 1, 1)
+
+    model = Odd(caching)
+    model.factor, model.cache, model.seen = nn.Parameter(torch.ones(1)), {}, []
+    cache = model.cache
+    lower(model, torch.randn(2, 4, 3, 3))
+    assert model.cache is cache and cache == {} and model.seen == []
+    assert torch.isfinite(model(torch.randn(2, 4, 3, 3))).all()
+
+
+def test_a_model_that_amplifies_rounding_is_compared_in_float64():
+    """Each step of the logistic map doubles the error; 60 leave nothing of float32."""
+
+    def chaotic(s, x):
+        y = torch.sigmoid(s.fc(x))
+        for _ in range(60):
+            y = 3.99 * y * (1 - y)
+        return y
+
+    model = Odd(chaotic, fc=nn.Linear(4, 64))
+    x = torch.randn(3, 4)
+    lowered = lower(model, x)
+    exact = copy.deepcopy(model).double()
+    assert not torch.allclose(model(x).double(), exact(x.double()), atol=1e-2)
+    assert lowered.program.ops[0].kind == "linear"
+
+
 def test_what_does_not_depend_on_inputs_is_computed_once(same):
     model = nn.Sequential(nn.Conv2d(3, 4, 3))
     prune.l1_unstructured(model[0], "weight", 0.5)

@@ -171,6 +171,14 @@ def test_two_values_are_added_multiplied_and_taken_away(same):
     same(Do(lambda s, x, y: x * y), (3, 4, 4), (1, 4, 4), fallbacks=["mul.Tensor"])
 
 
+def written(s, x):
+    """A part of a tensor of its own is overwritten."""
+    y = x * 2
+    y[:, 1:3] = x[:, :2] + 1
+    y[:, :, 4:] = 3 * x[:, :, :2]
+    return y
+
+
 MOVES = {
     "concat": (lambda s, x: torch.cat([x, x * 2], 1), ["concat", "map"]),
     "concat of rows": (lambda s, x: torch.cat([x, x * 2], -1), ["concat", "map"]),
@@ -188,6 +196,7 @@ MOVES = {
     "pad": (lambda s, x: F.pad(x, (1, 0, 0, 2), value=3.0), ["pad"]),
     "pad channels": (lambda s, x: F.pad(x, (0, 0, 0, 0, 2, 1)), ["reshape", "pad", "reshape"]),
     "squeezed": (lambda s, x: x.mean((2, 3), keepdim=True).squeeze(-1).squeeze(-1), None),
+    "written into": (written, ["map"] * 3 + ["slice"] * 5 + ["concat"] * 2),
     "dropout": (lambda s, x: F.dropout(x, 0.5, s.training) + 1, ["map"]),
 }
 

@@ -80,7 +80,7 @@ def test_an_unknown_cost_is_refused_with_the_known_ones(front):
 
 def test_a_cost_that_was_not_measured_is_said(some_front):
     chart = REPORTS.get("front")(some_front(latency=False), of="latency_us")
-    assert "latency was not measured" in words(svg(chart))
+    assert "latency in eager torch was not measured" in words(svg(chart))
 
 
 def test_high_sparsities_are_apart_on_the_axis(front):

@@ -114,11 +114,71 @@ def test_the_table_has_a_row_for_every_point(front, tmp_path):
 
 
 def test_a_column_in_which_nothing_was_measured_is_left_out(tmp_path, some_front):
-    timed, untimed = (written(some_front(latency=t), tmp_path).text for t in (True, False))
+    timed, untimed = (
+        written(some_front(latency=t), tmp_path).text.rpartition("Terms")[0] for t in (True, False)
+    )
     for column in ("torch us", "engine ms", "speedup"):
-        assert f"\n{column}\n" in re.sub(r"\s*\n\s*", "\n", re.sub(r"(?<=\w) ?$", "", timed))
-        assert column in timed.split("Words")[0]
-        assert column not in untimed.split("Words")[0]
+        assert column in timed and column not in untimed
+
+
+def test_packed_bytes_are_told_for_all_or_beside_those_of_the_other_file(tmp_path, some_front):
+    def columns(front: Front) -> set[str]:
+        return {column for row in front.table() for column in row if "bytes" in column}
+
+    packed, plain = some_front(["magnitude"]), some_front(["random"], packed=False, control=False)
+    assert columns(packed) == {"packed bytes"}
+    assert columns(plain) == {"bytes"}
+    mixed = Front(packed.records + plain.records)
+    assert columns(mixed) == {"packed bytes", "bytes"}
+    assert "on disk, packed." in written(packed, tmp_path).text
+    assert "on disk, compressed." in written(mixed, tmp_path).text
+    assert "front?of=bytes" not in default_charts(packed)
+    assert "front?of=packed_bytes" not in default_charts(mixed)
+
+
+def test_the_fastest_in_the_engine_is_named_and_its_chart_says_who_is_slower(front, tmp_path):
+    page = written(front, tmp_path, charts=["front?of=engine_ms"])
+    assert re.search(
+        r"The fastest within half a point is magnitude at 9[\d.]+ % sparsity: thrifty's engine "
+        r"takes [\d.]+ us for one input on one thread, [\d.]+ times as fast as the dense network",
+        page.text,
+    )
+    assert "Thrifty's engine takes 35.0 us for one input of the dense network, and" in page.text
+    assert "are slower than" not in page.text
+    half = tuple(
+        replace(r, engine_speedup=0.5) if r.method == "magnitude" and r.level == 0.5 else r
+        for r in front.records
+    )
+    text = written(Front(half), tmp_path, charts=["front?of=engine_ms"]).text
+    assert "1 of 24 points are slower than the dense network there, magnitude at" in text
+    assert "most, at 0.50 times its speed" in text
+
+
+def test_networks_that_are_no_faster_in_the_engine_are_not_called_faster(tmp_path, some_front):
+    front = some_front(["magnitude"])
+    slow = Front(tuple(replace(r, engine_speedup=1.01) for r in front.records))
+    text = written(slow, tmp_path).text
+    assert "no pruned network within half a point is faster than the dense" in text
+    assert "The fastest within" not in text
+
+
+def test_what_prevents_the_engine_is_said_once(tmp_path, some_front):
+    front = some_front(latency=False)
+    why = "its forward branches on numbers"
+    told = Front(tuple(replace(r, engine_why=why) for r in front.records))
+    page = written(told, tmp_path, charts=None)
+    assert page.text.count(why) == 1
+    assert f"Nothing was timed in thrifty's engine: {why}." in page.text
+    assert "engine_ms" not in default_charts(told)
+    assert why not in written(front, tmp_path).text
+
+
+def test_it_is_said_which_networks_the_engine_could_not_run(front, tmp_path):
+    some = [replace(r, engine_ms=None, engine_speedup=None, engine_why="no") for r in front.records]
+    text = written(
+        Front((*front.records[:-1], some[-1])), tmp_path, charts=["front?of=engine_ms"]
+    ).text
+    assert "Some were not timed: no." in text
 
 
 def test_latencies_within_noise_are_not_called_faster(front, tmp_path):

@@ -19,7 +19,7 @@ def without_altair(monkeypatch):
 def test_a_report_has_a_page_and_a_picture_of_every_chart(tmp_path, some_front):
     front = some_front(["magnitude"], seeds=2, levels=(0.5, 0.9), latency=False)
     found = write_report(front, tmp_path / "new", title="t", conditions={}, formats=("html", "svg"))
-    stems = {"front", "front-bytes", "layers", "agreement", "seeds"}
+    stems = {"front", "front-packed_bytes", "layers", "agreement", "seeds"}
     assert {p.name for p in found} == {"report.html", *(f"{stem}.svg" for stem in stems)}
     assert {p.name for p in (tmp_path / "new").iterdir()} == {p.name for p in found}
     for path in found[1:]:
@@ -81,6 +81,11 @@ def test_file_names_tell_the_options():
         (820.4, "latency_us", "820 us"),
         (8.24, "latency_us", "8.2 us"),
         (1_500, "latency_us", "1.50 ms"),
+        (0.0345, "engine_ms", "34.5 us"),
+        (0.0005, "engine_ms", "0.5 us"),
+        (12.34, "engine_ms", "12.3 ms"),
+        (2_000, "engine_ms", "2.00 s"),
+        (950, "packed_bytes", "950 B"),
         (61_706, "nonzero", "61.7 k"),
     ],
 )

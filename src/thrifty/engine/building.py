@@ -14,6 +14,7 @@ import numpy as np
 from thrifty.engine.chains import MOVES, Chains, Moved
 from thrifty.engine.folding import Array, Tensors, folded, scale_and_shift
 from thrifty.engine.program import Op, Shape
+from thrifty.engine.shapes import kernel_shape
 
 MOST_SIDE = 4096
 """Of kernels, strides, paddings and dilations."""
@@ -47,7 +48,7 @@ def native(op: Op, values: Mapping[str, Shape]) -> bool:
     ]
     if any(n > MOST_SIDE for n in numbers) or (op.kind not in _ADD and op.kind not in MOVES):
         return False
-    if op.kind == "softmax":
+    if op.kind in ("softmax", "linear"):
         return len(shapes[0]) == 1
     return not (op.kind == "concat" and op.attrs["axis"] != 0)
 
@@ -59,6 +60,8 @@ class Builder:
         self.net, self.values, self.index = net, values, index
         self.numbers: list[int] = []
         """Of each operation of the compiled network, the one of the segment that it belongs to."""
+        self.density: dict[str, float] = {}
+        """By output: the share of an operation's weights that are not zero."""
 
     def add(self, ops: Sequence[Op], tensors: Tensors, given: Collection[str]) -> None:
         """Add the operations of a segment, which gives the values ``given`` to others.
@@ -129,6 +132,12 @@ class Builder:
             )
             self.numbers.append(-1)
 
+    def weights(self, op: Op, tensors: Tensors) -> tuple[Array, Array]:
+        """Weight and bias, normalisation folded in; how many are not zero is noted."""
+        weight, bias = folded(op, tensors)
+        self.density[op.output] = float(np.count_nonzero(weight)) / max(1, weight.size)
+        return weight, bias
+
     def inputs(self, op: Op, count: int = 1) -> list[int]:
         """Numbers of the first ``count`` inputs."""
         return [self.index[name] for name in op.inputs[:count]]
@@ -161,12 +170,15 @@ class Builder:
 
 
 def _conv(build: Builder, op: Op, tensors: Tensors) -> None:
-    weight, bias = folded(op, tensors)
+    weight, bias = build.weights(op, tensors)
+    shape = kernel_shape(weight.shape)
+    assert shape is not None  # the program's check_tensors has seen to it
+    weight = weight.reshape(shape)
     _, height, width = build.shape(op.inputs[0])
     out = build.shape(op.output)
     groups = op.attrs["groups"]
-    if height == width == out[1] == out[2] == 1:
-        weight = _of_one_pixel(weight, op, groups)
+    if height == width == out[1] == out[2] == groups == 1:
+        weight = _of_one_pixel(weight, op)
         build.emit(
             "linear",
             op,
@@ -193,23 +205,18 @@ def _conv(build: Builder, op: Op, tensors: Tensors) -> None:
     )
 
 
-def _of_one_pixel(weight: Array, op: Op, groups: int) -> Array:
+def _of_one_pixel(weight: Array, op: Op) -> Array:
     """The (outputs, inputs) matrix of a convolution that meets one pixel and padding."""
     top, left = op.attrs["padding"][:2]
     (dy, dx), (rows, columns) = op.attrs["dilation"], weight.shape[2:]
     y, x = divmod(top, dy), divmod(left, dx)
-    outputs, each = weight.shape[:2]
-    matrix = np.zeros((outputs, each * groups), np.float32)
     if y[1] or x[1] or y[0] >= rows or x[0] >= columns:
-        return matrix
-    for group in range(groups):
-        mine = slice(group * outputs // groups, (group + 1) * outputs // groups)
-        matrix[mine, group * each : (group + 1) * each] = weight[mine, :, y[0], x[0]]
-    return matrix
+        return np.zeros(weight.shape[:2], np.float32)
+    return weight[:, :, y[0], x[0]]
 
 
 def _linear(build: Builder, op: Op, tensors: Tensors) -> None:
-    weight, bias = folded(op, tensors)
+    weight, bias = build.weights(op, tensors)
     build.emit(
         "linear",
         op,
@@ -286,13 +293,13 @@ def _softmax(build: Builder, op: Op, tensors: Tensors) -> None:
 
 def _concat(build: Builder, op: Op, tensors: Tensors) -> None:
     names = list(dict.fromkeys(op.inputs))
-    pairs = [
-        (names.index(name), channel)
-        for name in op.inputs
-        for channel in range(build.shape(name)[0])
-    ]
+    number = {name: i for i, name in enumerate(names)}
+    sizes = [build.shape(name)[0] for name in op.inputs]
+    pairs = np.empty((sum(sizes), 2), np.int32)
+    pairs[:, 0] = np.repeat(np.array([number[name] for name in op.inputs]), sizes)
+    pairs[:, 1] = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
     inputs = [build.index[name] for name in names]
-    build.emit("channels", op, inputs, build.out(op), places=np.array(pairs).reshape(-1))
+    build.emit("channels", op, inputs, build.out(op), places=pairs.reshape(-1))
 
 
 _ADD: dict[str, Callable[[Builder, Op, Tensors], None]] = {

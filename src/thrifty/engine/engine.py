@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from thrifty.errors import UserError
 
 Stand = Callable[[Op, Sequence[Array], Tensors, tuple[int, ...]], Array]
 """Runs one operation on arrays, the batch first; the last argument is the shape of its value."""
+
+
+MOST_MEMORY = 8 << 30
+"""Bytes, unless more is asked for."""
 
 
 class OpTime(NamedTuple):
@@ -41,10 +45,13 @@ class Engine:
         tensors: its weights, by name; not kept.
         threads: used at most for a call.
         stand: runs operations that the engine does not know; :func:`thrifty.compile` gives torch.
+        memory: bytes that the network may take, and as many again what lies between its parts
+            during a call.  What it needs is counted before it is allocated, for a file may state
+            any size.
 
     Raises:
-        UserError: a tensor is missing or does not fit, or there are operations that need
-            ``stand``, and there is none.
+        UserError: a tensor is missing or does not fit, more memory is needed, or there are
+            operations that need ``stand``, and there is none.
 
     Attributes:
         program: what is run.
@@ -53,13 +60,20 @@ class Engine:
     """
 
     def __init__(
-        self, program: Program, tensors: Tensors, threads: int = 1, stand: Stand | None = None
+        self,
+        program: Program,
+        tensors: Tensors,
+        threads: int = 1,
+        stand: Stand | None = None,
+        memory: int = MOST_MEMORY,
     ):
         if threads < 1:
             raise UserError(f"threads is {threads}; it is 1 or more")
-        program.check_tensors({name: tensors[name].shape for name in tensors})
-        self.program, self.threads = program, threads
-        self._segments = segments.segments(program, tensors)
+        program.check_tensors(_shapes(tensors))
+        self.program, self.threads, self._memory = program, threads, memory
+        self._segments = segments.segments(program, tensors, memory)
+        self._between = segments.between(self._segments, program)
+        self._check_batch(1)
         self._stand = stand
         left = [(op, s.reason) for s in self._segments if s.net is None for op in s.ops]
         self.fallbacks = {op.name or op.output: reason for op, reason in left}
@@ -73,11 +87,19 @@ class Engine:
         names = {name for op, _ in left for name in op.tensors.values()}
         self._tensors = {name: np.asarray(tensors[name]) for name in names}
         self._density = {
-            op.output: float(np.count_nonzero(tensors[op.tensors["weight"]]))
-            / max(1, tensors[op.tensors["weight"]].size)
-            for op in program.ops
+            op.output: float(np.count_nonzero(self._tensors[op.tensors["weight"]]))
+            / max(1, self._tensors[op.tensors["weight"]].size)
+            for op, _ in left
             if "weight" in op.tensors
         }
+        for segment in self._segments:
+            self._density.update(segment.density)
+
+    def __reduce__(self) -> NoReturn:
+        raise UserError(
+            "an engine cannot be pickled or copied, for it is laid out for this processor; give "
+            "other processes the .thrifty file, and load it there"
+        )
 
     def __call__(self, *inputs: Any) -> Any:
         """The network's outputs.
@@ -99,7 +121,13 @@ class Engine:
             else:
                 made = self._stood(segment, values, count)
             values.update(zip(segment.outputs, made, strict=True))
-        outputs = tuple(_like(values[name], inputs[0]) for name in self.program.outputs)
+            for name in segment.last:
+                del values[name]
+        given = set(self.program.inputs)
+        outputs = tuple(
+            _like(values[name].copy() if name in given else values[name], inputs[0])
+            for name in self.program.outputs
+        )
         return outputs[0] if len(outputs) == 1 else outputs
 
     def profile(self, *inputs: Any, repeats: int = 5) -> list[OpTime]:
@@ -127,6 +155,8 @@ class Engine:
                 how = f"torch: {segment.reason}"
                 found.append(self._time(segment.ops[0], how, time.perf_counter() - start))
             values.update(zip(segment.outputs, made, strict=True))
+            for name in segment.last:
+                del values[name]
         return found
 
     def _time(self, op: Op | None, how: str, seconds: float) -> OpTime:
@@ -156,7 +186,7 @@ class Engine:
             raise UserError(f"the network takes {len(names)} inputs; {len(inputs)} are given")
         arrays = []
         for name, given in zip(names, inputs, strict=True):
-            array = np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
+            array = _array(given, name)
             shape = tuple(self.program.values[name])
             if array.dtype != np.float32:
                 raise UserError(
@@ -172,7 +202,34 @@ class Engine:
         counts = {len(array) for array in arrays}
         if len(counts) > 1:
             raise UserError(f"the inputs have different batch sizes, {sorted(counts)}")
-        return arrays, counts.pop()
+        count = counts.pop()
+        self._check_batch(count)
+        return arrays, count
+
+    def _check_batch(self, count: int) -> None:
+        if count * self._between > self._memory:
+            raise UserError(
+                f"the values between the parts of this network need "
+                f"{count * self._between / 2**30:,.1f} GiB for {count:,} images, and "
+                f"{self._memory / 2**30:,.1f} GiB are allowed; give fewer images at a time, or "
+                f"memory=, in bytes"
+            )
+
+
+def _shapes(tensors: Tensors) -> Mapping[str, tuple[int, ...]]:
+    """Shapes by name; those of a file are known without reading it."""
+    known: Mapping[str, tuple[int, ...]] | None = getattr(tensors, "shapes", None)
+    return {name: array.shape for name, array in tensors.items()} if known is None else known
+
+
+def _array(given: Any, name: str) -> Array:
+    try:
+        return np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the input {name!r} is no array of float32: {str(error)[:200]}; give a numpy array "
+            f"or a torch tensor"
+        ) from None
 
 
 def _like(array: Array, given: Any) -> Any:

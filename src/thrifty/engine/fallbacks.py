@@ -59,6 +59,7 @@ upsample_trilinear3d upsample_bicubic2d _upsample_nearest_exact1d _upsample_near
 _upsample_bilinear2d_aa _upsample_bicubic2d_aa
 upsample_nearest2d.vec upsample_nearest1d.vec upsample_nearest3d.vec upsample_bilinear2d.vec
 upsample_bicubic2d.vec upsample_linear1d.vec upsample_trilinear3d.vec
+copy slice_scatter select_scatter
 grid_sampler grid_sampler_2d grid_sampler_3d affine_grid_generator
 cumsum cumprod
 mean.dim sum.dim_IntList var.correction std.correction var.dim std.dim prod.dim_int

@@ -24,6 +24,16 @@ def scale_and_shift(op: Op, tensors: Tensors, channels: int) -> tuple[Array, Arr
     Returns:
         Two arrays of shape (channels,): the channel is multiplied by the first, the second added.
     """
+    with _quiet():
+        return _scale_and_shift(op, tensors, channels)
+
+
+def _quiet() -> np.errstate:
+    """Numbers that are not finite spread as in torch, without a word."""
+    return np.errstate(all="ignore")
+
+
+def _scale_and_shift(op: Op, tensors: Tensors, channels: int) -> tuple[Array, Array]:
     scale, shift = np.ones(channels), np.zeros(channels)
     if "scale" in op.tensors:
         scale = scale * _wide(op, tensors, "scale")
@@ -49,12 +59,13 @@ def folded(op: Op, tensors: Tensors) -> tuple[Array, Array]:
     if op.kind == "conv":
         weight = weight.reshape(kernel_shape(weight.shape) or weight.shape)
     scale, shift = scale_and_shift(op, tensors, weight.shape[0])
-    if "bias" in op.tensors:
-        shift = shift + _wide(op, tensors, "bias") * scale
-    if "bn_mean" in op.tensors:
-        factors = scale.reshape(-1, *[1] * (weight.ndim - 1))
-        weight = (weight.astype(np.float64) * factors).astype(np.float32)
-    return np.ascontiguousarray(weight), shift.astype(np.float32)
+    with _quiet():
+        if "bias" in op.tensors:
+            shift = shift + _wide(op, tensors, "bias") * scale
+        if "bn_mean" in op.tensors:
+            factors = scale.reshape(-1, *[1] * (weight.ndim - 1))
+            weight = (weight.astype(np.float64) * factors).astype(np.float32)
+        return np.ascontiguousarray(weight), shift.astype(np.float32)
 
 
 def _wide(op: Op, tensors: Tensors, role: str) -> Array:

@@ -14,6 +14,8 @@ from thrifty.errors import UserError
 from thrifty.registry import suggest
 
 MOST_SIDE, MOST_STEPS, MOST_INT = 1 << 20, 64, 1 << 28
+LARGEST = 3.4028235e38
+"""Of float32; what is written with more digits is rounded to it."""
 
 Check = Callable[[object], str]
 """Says what is wrong with a value, or nothing."""
@@ -61,7 +63,7 @@ def wholes(count: int, low: int, high: int = MOST_SIDE) -> Check:
 
 def number(x: object) -> str:
     """A finite number that float32 holds."""
-    good = isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= 3.5e38
+    good = isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= LARGEST
     return "" if good else "needs a finite number"
 
 

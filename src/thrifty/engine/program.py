@@ -173,7 +173,7 @@ class Program:
 
 
 def _where(number: int, op: Op) -> str:
-    return f"operation {number} ({str(op.kind)[:40]} {str(op.name or op.output)[:80]!r})"
+    return f"operation {number} ({str(op.kind)[:40]} {ascii(op.name or op.output)[:80]})"
 
 
 def _check_values(values: Mapping[str, Shape]) -> None:
@@ -212,8 +212,8 @@ def _check_inputs(program: Program) -> set[str]:
 def _check_op(program: Program, op: Op, written: set[str], where: str) -> None:
     if op.kind not in KINDS:
         raise UserError(f"{where}: no such kind; {suggest(str(op.kind)[:40], KINDS)}")
-    if not isinstance(op.name, str) or len(op.name) > MOST_NAME:
-        raise UserError(f"{where}: its name is no string of up to {MOST_NAME} characters")
+    if not isinstance(op.name, str) or len(op.name) > MOST_NAME or not op.name.isprintable():
+        raise UserError(f"{where}: its name is no string of up to {MOST_NAME} printable characters")
     if len(op.inputs) > MOST_INPUTS:
         raise UserError(f"{where}: {len(op.inputs):,} inputs, over {MOST_INPUTS:,}")
     for name in op.inputs:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from thrifty.compiling import compile as compiled
 from thrifty.engine import Engine
+from thrifty.errors import UserError
 from thrifty.lab.contenders import TOLERANCES
 from thrifty.lab.paired import Taken, paired, ratio
 from thrifty.lab.records import DENSE
@@ -79,7 +80,7 @@ class Deployer:
                 found = self._deployed(model, run and there, Path(folder) / "net.thrifty")
             return found if there or not run else replace(found, why=NOT_COMPILED)
         except Exception as error:  # of a network or a machine that nobody foresaw
-            return Deployed(None, None, f"{type(error).__name__}: {_line(error)}")
+            return Deployed(None, None, f"it cannot be packed: {_line(error)}")
 
     def _deployed(self, model: nn.Module, run: bool, path: Path) -> Deployed:
         shapes = tuple((name, tuple(x.shape)) for name, x in model.state_dict().items())
@@ -197,4 +198,5 @@ def engine_conditions() -> str:
 
 def _line(error: Exception) -> str:
     lines = str(error).splitlines() or [""]
-    return printable(lines[0])
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return printable(kind + lines[0])

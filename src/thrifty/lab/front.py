@@ -235,7 +235,7 @@ class Front(Shown):
 
 
 def table(rows: Sequence[Point]) -> list[dict[str, str]]:
-    """Points as text, a column a quantity, what is bought and its price first; what was not measured is left empty.
+    """Points as text, a column a quantity; what was not measured is left empty.
 
     Parameters and multiply-adds are told where a network really has fewer than another.  Bytes
     are those of the packed file, and those of the compressed one where a network was not packed.

@@ -81,7 +81,7 @@ def exported(model: nn.Module, inputs: Sequence[Tensor]) -> Exported:
     Raises:
         UserError: torch.export cannot follow the network; the message says where.
     """
-    with _evaluating(model), warnings.catch_warnings(), torch.no_grad():
+    with evaluating(model), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch.export, about its own future
         try:
             return Exported(_export(model, inputs, SIZES[0], symbol=True), None, ())
@@ -109,21 +109,27 @@ def resized(x: Tensor, size: int) -> Tensor:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """In evaluation inside, each module as it was afterwards, whatever forward sets."""
-    modes = {module: module.training for module in model.modules()}
-    own = {module: (copy.copy(module.__dict__), copy.copy(module._buffers)) for module in modes}
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation inside; each module as it was afterwards, whatever forward sets or caches."""
+    modules = list(model.modules())
+    own = [copy.copy(module.__dict__) for module in modules]
+    inside = [(x, copy.copy(x)) for attributes in own for x in attributes.values() if _mutable(x)]
     try:
-        for module in modes:
+        for module in modules:
             module.training = False
         yield
     finally:
-        for module, (attributes, buffers) in own.items():
+        for module, attributes in zip(modules, own, strict=True):
             module.__dict__.clear()
             module.__dict__.update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-            module.training = modes[module]
+        for container, before in inside:
+            container.clear()
+            container.extend(before) if isinstance(container, list) else container.update(before)
+
+
+def _mutable(x: object) -> bool:
+    """Whether it is a container that code fills in place: a cache, or torch's own tables."""
+    return isinstance(x, dict | list | set)
 
 
 def _export(model: nn.Module, inputs: Sequence[Tensor], size: int, symbol: bool) -> Any:

@@ -99,6 +99,27 @@ def norm_into_layer(graph: Graph, op: Draft) -> bool:
     return _absorbed(graph, layer, op)
 
 
+def flat_norm_into_linear(graph: Graph, op: Draft) -> bool:
+    """Normalisation of (images * rows, features) is that of the features of a linear layer."""
+    if op.kind != "fallback" or op.attrs["target"] != FLAT_NORM or op.attrs.get("item"):
+        return False
+    linear = graph.only(op.inputs[0], "linear")
+    x, *rest = op.attrs["args"]
+    rows = len(graph.shapes[op.output]) == 2 and set(x) == {"input", "times"}
+    if linear is None or not rows or linear.attrs.get("then") or "bn_mean" in linear.tensors:
+        return False
+    tensors = [x["tensor"] if isinstance(x, dict) else None for x in rest[:4]]
+    roles = dict(zip(("bn_weight", "bn_bias", "bn_mean", "bn_var"), tensors, strict=True))
+    if (roles["bn_weight"] is None) != (roles["bn_bias"] is None):
+        return False
+    linear.tensors.update({k: op.tensors[v] for k, v in roles.items() if v is not None})
+    linear.attrs["eps"] = float(rest[5])
+    return _absorbed(graph, linear, op)
+
+
+FLAT_NORM = "aten._native_batch_norm_legit_no_training.default"
+
+
 def shift_into_scale(graph: Graph, op: Draft) -> bool:
     """A scale and then a shift a channel are one operation."""
     if op.kind != "affine" or set(op.tensors) != {"shift"}:
@@ -196,6 +217,7 @@ MERGES: tuple[Merge, ...] = (
     shape_into_pool,
     before_shape,
     norm_into_layer,
+    flat_norm_into_linear,
     shift_into_scale,
     map_into_producer,
     sum_into_producer,

@@ -43,8 +43,15 @@ def interpret(program: Program, tensors: Tensors, *inputs: Tensor) -> Tensor | t
     return prepared(program, tensors)(*inputs)
 
 
-def prepared(program: Program, tensors: Tensors) -> Callable[..., Tensor | tuple[Tensor, ...]]:
+def prepared(
+    program: Program, tensors: Tensors, dtype: torch.dtype = torch.float32
+) -> Callable[..., Tensor | tuple[Tensor, ...]]:
     """A function that runs ``program`` again and again, with what can be checked once checked.
+
+    Args:
+        program: what to run.
+        tensors: by name, those that the program names.
+        dtype: of the inputs, the tensors and all that is computed; float64 to compare exactly.
 
     Raises:
         UserError: a tensor is missing or does not fit its operation.
@@ -56,7 +63,7 @@ def prepared(program: Program, tensors: Tensors) -> Callable[..., Tensor | tuple
         last.update(op.inputs)
 
     def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        values = _given(program, inputs)
+        values = _given(program, inputs, dtype)
         left = Counter(last)
         with torch.no_grad():
             for op, step in steps:
@@ -73,15 +80,15 @@ def prepared(program: Program, tensors: Tensors) -> Callable[..., Tensor | tuple
     return run
 
 
-def _given(program: Program, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+def _given(program: Program, inputs: Sequence[Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     if len(inputs) != len(program.inputs):
         raise UserError(f"the program takes {len(program.inputs)} inputs, and {len(inputs)} came")
     for name, x in zip(program.inputs, inputs, strict=True):
         shape = program.values[name]
-        if x.dtype != torch.float32 or tuple(x.shape[1:]) != shape or x.dim() != len(shape) + 1:
+        if x.dtype != dtype or tuple(x.shape[1:]) != shape or x.dim() != len(shape) + 1:
             raise UserError(
                 f"the input {name!r} is {x.dtype} of {tuple(x.shape)}; the program takes "
-                f"float32 of (batch, {', '.join(map(str, shape))})"
+                f"{str(dtype).removeprefix('torch.')} of (batch, {', '.join(map(str, shape))})"
             )
         if len(x) != len(inputs[0]):
             raise UserError(f"the inputs have batches of {len(inputs[0])} and {len(x)} images")
@@ -245,7 +252,7 @@ def _avg_pool(attrs: Attrs, roles: Tensors, inputs: Sequence[Tensor]) -> Tensor:
     y = F.avg_pool2d(x, kernel, stride)
     if attrs["count_include_pad"] or not any(sides):
         return y
-    inside = F.pad(torch.ones(1, 1, *inputs[0].shape[2:]), sides)
+    inside = F.pad(inputs[0].new_ones(1, 1, *inputs[0].shape[2:]), sides)
     return y / F.avg_pool2d(inside, kernel, stride)
 
 

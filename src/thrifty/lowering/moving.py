@@ -123,6 +123,37 @@ def _strided(builder: Builder, call: Call, name: str, axis: int, step: int) -> s
     )
 
 
+@rule("copy.default")
+def _copy(builder: Builder, call: Call) -> Held | None:
+    source = call["src"]
+    return source if isinstance(source, Held) and source.spot == call.spot else None
+
+
+@rule("slice_scatter.default")
+def _slice_scatter(builder: Builder, call: Call) -> Held | None:
+    """What is written into a part: the positions before, the part, those after."""
+    x, part = call["self"], call["src"]
+    if isinstance(part, Held) and part.spot == x.spot and call["step"] == 1:
+        return part  # all of it, as where the batch is written [:]
+    axis = x.spot.stored_axis(call["dim"])
+    same = isinstance(part, Held) and (part.spot.axis, part.spot.times) == (
+        x.spot.axis,
+        x.spot.times,
+    )
+    if axis is None or not same or call["step"] != 1 or not isinstance(call["start"], int | None):
+        return None
+    side, start = x.shape[axis], call["start"] or 0
+    start = min(side, max(0, start + side if start < 0 else start))
+    stop = start + part.shape[axis]
+    names = [_part(builder, call, x, axis, 0, start)] if start else []
+    names.append(part.name)
+    if stop < side:
+        names.append(_part(builder, call, x, axis, stop, side))
+    if len(names) == 1:
+        return Held(part.name, call.spot)
+    return Held(builder.emit(call, "concat", names, call.shape, axis=axis), call.spot)
+
+
 @rule("select.int", moves=True)
 def _select(builder: Builder, call: Call) -> Held | None:
     x = call["self"]

@@ -84,7 +84,7 @@ class Fallback:
                 self._checked.clear()
             self._checked[key] = self._rehearsed(inputs)
         with torch.no_grad():
-            return self._stored(self._run(inputs, self.tensors))
+            return self._stored(self._run(inputs, self.tensors)).to(inputs[0].dtype)
 
     def _rehearsed(self, inputs: Sequence[Tensor]) -> tuple[int, ...]:
         """The shape of the result, found without memory for it."""
@@ -134,7 +134,7 @@ class Fallback:
                 moved = moved.reshape(len(moved) // times, times, *moved.shape[1:])
         except (RuntimeError, IndexError) as error:
             raise UserError(f"{self.where}: its result is {tuple(result.shape)}: {error}") from None
-        return moved.to(torch.float32)
+        return moved
 
 
 _DTYPES = {"float32": torch.float32, "int64": torch.int64, "bool": torch.bool}

@@ -5,6 +5,19 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+class TooLarge(MemoryError):
+    """More memory is needed than the budget has."""
+
+class Budget:
+    """Bytes that networks may take together."""
+
+    def __init__(self, bytes: int) -> None: ...
+    def take(self, bytes: int, what: str) -> None:
+        """Count ``bytes`` for ``what``; TooLarge if they are not left."""
+
+    def left(self) -> int:
+        """Bytes that nothing has taken."""
+
 class Net:
     """Operations, laid out and run; inputs and outputs are numbers of values."""
 
@@ -14,6 +27,7 @@ class Net:
         shapes: Sequence[tuple[int, int, int]],
         inputs: Sequence[int],
         outputs: Sequence[int],
+        budget: Budget | None = None,
     ) -> None: ...
     def add(
         self,
@@ -37,10 +51,10 @@ class Net:
         places: NDArray[Any] | None,
         rest: float,
     ) -> None:
-        """Add an operation; ValueError if it does not fit."""
+        """Add an operation; ValueError if it does not fit, TooLarge if there is no room."""
 
     def prepare(self) -> None:
-        """Lay the network out for single images; ValueError if that is impossible."""
+        """Lay the network out for single images; ValueError if that is impossible, or TooLarge."""
 
     def run(
         self,
@@ -57,7 +71,10 @@ class Net:
         """Operation (-1: a move), how it was done and seconds of each task."""
 
     def set_images(self, images: int) -> None:
-        """Images of a group, 1, 4 or 16; 0: measured at the first large batch."""
+        """Images of a group, a power of 2 to 16; 0: measured at the first large batch."""
 
     def bytes(self) -> int:
         """Of the memory between operations, for one group at a time."""
+
+    def taken(self) -> int:
+        """Of all that was taken from the budget."""
