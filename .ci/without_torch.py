@@ -1,4 +1,4 @@
-"""A packed network where thrifty lies beside numpy and zstandard alone, as docs/without-torch.md says.
+"""A packed network where thrifty lies beside numpy and zstandard alone (docs/without-torch.md).
 
     python .ci/without_torch.py make FOLDER    with torch: writes a network, an input, its answers
     python .ci/without_torch.py check FOLDER   without: loads and runs it, compares, measures
@@ -27,17 +27,14 @@ def make(folder: Path) -> None:
     import torch
 
     import thrifty
-    from thrifty.pack.programs import programmed
+    from thrifty.pack.packing import pack
 
     torch.manual_seed(0)
     model = thrifty.resolve("resnet20", classes=10, shape=(3, 32, 32)).eval()
     masks = thrifty.prune(model, "magnitude", thrifty.Budget(0.9))
     thrifty.apply(model, masks)
-    made = programmed(model, {}, list(model.state_dict()))
-    assert made.program is not None and not made.torch, made.why
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "net.thrifty"
-    thrifty.save(model, path, program=made.program, constants=made.constants)
+    pack(model, folder / "net.thrifty")
     x = torch.randn(5, 3, 32, 32)
     with torch.no_grad():
         np.savez(folder / "answers.npz", x=x.numpy(), y=model(x).numpy())

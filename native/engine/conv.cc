@@ -14,6 +14,9 @@
 namespace thrifty::engine {
 namespace {
 
+// Below this share of nonzero weights a sparse convolution is the faster one anywhere.
+constexpr double kFew = 0.3;
+
 std::size_t first_cache() {
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
   static const long known = sysconf(_SC_LEVEL1_DCACHE_SIZE);
@@ -56,6 +59,8 @@ std::vector<Place> tiles_of(int h, int w, int rows, int columns) {
 // What both kinds share: where things lie.
 class ConvTask : public Task {
  public:
+  double cycles() const { return cycles_; }
+
   ConvTask(const Plan& plan, int number, int in, int out, BoundSteps steps)
       : plan_(plan), op_(plan.net.ops[number]), weights_(plan.net.weights[number]), in_(in),
         out_(out), steps_(std::move(steps)) {
@@ -115,6 +120,8 @@ class ConvTask : public Task {
     job.steps = steps;
     job.step_count = static_cast<int>(steps_.steps.size());
   }
+
+  double cycles_ = 0;  // that it should take
 
   struct Tap {
     bool meets;
@@ -195,6 +202,7 @@ class SparseConv : public ConvTask {
         }
       }
     }
+    cycles_ = least * weights_.outputs;
     if (rows_ == 0) throw std::invalid_argument("no tile fits");
     tiles_ = tiles_of(h_, w_, rows_, columns_);
     for (const Place& tile : tiles_) {
@@ -364,6 +372,7 @@ class DenseConv : public ConvTask {
         }
       }
     }
+    cycles_ = least * op_.groups * weights_.inputs * weights_.taps;
     if (rows_ == 0) throw std::invalid_argument("no tile fits");
   }
 
@@ -436,7 +445,13 @@ std::unique_ptr<Task> make_conv(const Plan& plan, int op, int in, int out, Bound
   if (!weights.whole.empty()) {
     return std::make_unique<DenseConv>(plan, op, in, out, std::move(steps));
   }
-  return std::make_unique<SparseConv>(plan, op, in, out, std::move(steps));
+  auto sparse = std::make_unique<SparseConv>(plan, op, in, out, steps);
+  // A dense convolution wastes no cycle on what it leaves out; few zeros are not worth it.
+  const bool shares = weights.outputs / plan.net.ops[op].groups >= 4;
+  if (weights.density() < kFew || !shares) return sparse;
+  auto dense = std::make_unique<DenseConv>(plan, op, in, out, std::move(steps));
+  if (dense->cycles() < sparse->cycles()) return dense;
+  return sparse;
 }
 
 }  // namespace thrifty::engine

@@ -51,6 +51,9 @@ struct OpSpec {
   float rest = 0;
 };
 
+// Throws std::invalid_argument with the name of the operation.
+[[noreturn]] void refuse(const OpSpec& op, const std::string& why);
+
 // Weights of a convolution or a linear layer as they are kept: the nonzero ones in order, or all.
 struct Weights {
   int outputs = 0, inputs = 0, taps = 1;   // inputs of one group

@@ -219,6 +219,7 @@ void test(const char* target, unsigned count) {
   }
   test_huge(target);
   std::printf("%s: %u networks, %d failures\n", target, count, failures - before);
+  std::fflush(stdout);
 }
 
 }  // namespace

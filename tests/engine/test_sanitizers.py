@@ -27,7 +27,7 @@ TARGETS = {  # the table, vectors of a tile, options
     "avx2": ("kAvx2Engine", 3, AVX2),
     "avx512": ("kAvx512Engine", 4, AVX512),
 }
-FILES = ["conv", "layout", "moves", "net", "plan", "planes", "pool", "rows", "targets"]
+FILES = ["checks", "conv", "layout", "moves", "net", "plan", "planes", "pool", "rows", "targets"]
 FILES += ["test_engine"]
 
 

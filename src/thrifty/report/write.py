@@ -25,7 +25,7 @@ def write_report(
     conditions: Mapping[str, object],
     formats: Sequence[Format] = FORMATS,
 ) -> list[Path]:
-    """Write ``report.html`` and ``front.svg``, ``front-bytes.svg``, ``layers.png``, ... .
+    """Write ``report.html`` and ``front.svg``, ``front-packed_bytes.svg``, ``layers.png``, ... .
 
     Each file is whole or absent.  Without the extra ``report`` only the page is written, without
     charts, and it says how to get them.
