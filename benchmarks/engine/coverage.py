@@ -3,6 +3,10 @@
 Question: is the program of each network of torchvision, and of 40 of timm, equal to the network;
           what share of its multiply-adds lies in native kinds; which operators are left to torch?
 Run:      python benchmarks/engine/coverage.py [--zoo torchvision|timm] [--size 224] [NAME ...]
+Last:     all 80 of torchvision and 46 of timm equal (one in float64), torch 2.13.0, 1 thread.
+          CNNs of torchvision have no fallbacks but ConvNeXt (layer_norm and permutations);
+          of timm also sknet and resnest (sums over branches) and hrnet (upsampling).
+          Transformers have 92 to 98 % of their multiply-adds in native kinds.
 Method:   random weights, batch norm with random statistics; lowered at a batch of 2 and compared
           at a batch of 3; equal means a difference under 1e-5 of the largest output, in float64
           if not in float32 (some networks with random weights amplify rounding).

@@ -85,7 +85,7 @@ def demo(
     json: Json = False,
     quiet: Silent = False,
 ) -> None:
-    """Train, prune and retrain a small network on embedded digits; under two minutes.
+    """Train, prune and retrain a small network on embedded digits; a few minutes.
 
     Prints the table and writes a run folder with ``report.html``.
 
