@@ -399,3 +399,21 @@ def test_operations_without_a_kind_go_to_the_stand_in():
     x = draw(0, 3, 4, 6)
     assert np.array_equal(net(x), np.maximum(x, 0))
     assert "tokens" in net.fallbacks
+
+
+def test_a_linear_layer_on_tokens_leaves_its_neighbours_to_the_engine():
+    ops = (
+        Op("map", "before", ("x",), "a", {}, {"then": [{"do": "relu"}]}),
+        Op("linear", "tokens", ("a",), "b", {"weight": "w"}, {}),
+        Op("map", "after", ("b",), "y", {}, {"then": [{"do": "relu"}]}),
+    )
+    values = {"x": (4, 5, 6), "a": (4, 5, 6), "b": (4, 5, 3), "y": (4, 5, 3)}
+    weight = draw(0, 3, 6)
+
+    def stand(op, arrays, tensors, shape):
+        return arrays[0] @ tensors["w"].T
+
+    net = Engine(Program(("x",), ("y",), values, ops), {"w": weight}, stand=stand)
+    assert list(net.fallbacks) == ["tokens"]
+    x = draw(1, 2, 4, 5, 6)
+    close(net(x), np.maximum(np.maximum(x, 0) @ weight.T, 0))
