@@ -170,12 +170,10 @@ def test_linear_layers(density, batch):
 
 
 @pytest.mark.parametrize("batch", [1, 4, 16])
-@pytest.mark.parametrize("size", [(8, 8), (7, 7), (13, 5), (2, 1)])
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (13, 5), (3, 2)])
 @pytest.mark.parametrize("kernel,stride,padding", [(2, 2, 0), (3, 2, 1), (3, 1, 1), (2, 1, 0)])
 def test_pools(kernel, stride, padding, size, batch):
     x = draw(0, batch, 3, *size) - 3  # negative: padding must not win
-    if min(size) + 2 * padding < kernel:
-        pytest.skip("the window does not fit")
     both = {"kernel": [kernel] * 2, "stride": [stride] * 2, "padding": [padding] * 4}
     given = torch.from_numpy(x)
     wanted = F.max_pool2d(given, kernel, stride, padding).numpy()
