@@ -1,5 +1,6 @@
 """``thrifty bench`` as its users meet it; who is faster is not asserted."""
 
+import importlib.util
 import json
 import signal
 
@@ -110,7 +111,6 @@ def test_a_profile_shows_every_operation_and_how_it_ran(capsys, monkeypatch):
         ((NET, "--rounds", "0"), "--rounds is 0"),
         ((NET, "--batch", "100000"), "a batch of 100000"),
         (("nonet",), "no network is called 'nonet'"),
-        (("torchvision:alexnet",), "say --shape"),
         (("resnet20", "--batch", "60000", "--shape", "3x64x64"), "more than the"),
         (("lenet", "--shape", "3x0x2"), "--shape is '3x0x2'"),
     ],
@@ -120,3 +120,11 @@ def test_wrong_input_is_told_in_one_line(arguments, said, capsys):
     err = capsys.readouterr().err
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_network_that_does_not_say_what_it_takes_needs_a_shape(capsys):
+    # pytest.importorskip would import torchvision, whose operators may be missing.
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    assert ended("bench", "torchvision:alexnet") == 2
+    assert "say --shape" in capsys.readouterr().err
