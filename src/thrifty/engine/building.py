@@ -27,6 +27,9 @@ _STEPS = (
     *("leaky_relu", "elu", "scale", "shift", "add", "mul", "blend"),
 )
 
+Step = tuple[int, float, float, int, int]
+"""Which, two numbers, two values."""
+
 Net = Any
 """The compiled network, ``thrifty.native._engine.Net``."""
 
@@ -95,8 +98,20 @@ class Builder:
                 rest=moved.rest,
             )
 
-    def emit(self, kind: str, op: Op, inputs: Sequence[int], output: int, **given: Any) -> None:
-        """One operation of the compiled network, under the name of ``op``."""
+    def emit(
+        self,
+        kind: str,
+        op: Op,
+        inputs: Sequence[int] | None = None,
+        output: int | None = None,
+        steps: Sequence[Step] | None = None,
+        **given: Any,
+    ) -> None:
+        """One operation of the compiled network, under the name of ``op``; its first input, its
+        output and its epilogue if others are not given."""
+        inputs = self.inputs(op) if inputs is None else inputs
+        output = self.out(op) if output is None else output
+        steps = self.steps(op) if steps is None else list(steps)
         said: dict[str, Any] = {
             "kernel": [1, 1],
             "stride": [1, 1],
@@ -112,7 +127,6 @@ class Builder:
             "places": None,
             "rest": 0.0,
         }
-        steps = list(given.pop("steps", ()))
         said.update(given)
         for key, dtype in (("weight", "f4"), ("scale", "f4"), ("shift", "f4"), ("places", "i4")):
             if said[key] is not None:
@@ -152,11 +166,11 @@ class Builder:
         assert found is not None
         return found
 
-    def steps(self, op: Op) -> list[tuple[int, float, float, int, int]]:
+    def steps(self, op: Op) -> list[Step]:
         """The epilogue: step, two numbers, two values."""
         return [self._step(op, step) for step in op.then]
 
-    def _step(self, op: Op, step: Mapping[str, Any]) -> tuple[int, float, float, int, int]:
+    def _step(self, op: Op, step: Mapping[str, Any]) -> Step:
         do = step["do"]
         a = b = 0.0
         if do == "clamp":
@@ -182,9 +196,6 @@ def _conv(build: Builder, op: Op, tensors: Tensors) -> None:
         build.emit(
             "linear",
             op,
-            build.inputs(op),
-            build.out(op),
-            steps=build.steps(op),
             weight=weight,
             shift=bias,
         )
@@ -192,9 +203,6 @@ def _conv(build: Builder, op: Op, tensors: Tensors) -> None:
     build.emit(
         "conv",
         op,
-        build.inputs(op),
-        build.out(op),
-        steps=build.steps(op),
         weight=weight,
         shift=bias,
         kernel=weight.shape[2:],
@@ -220,9 +228,6 @@ def _linear(build: Builder, op: Op, tensors: Tensors) -> None:
     build.emit(
         "linear",
         op,
-        build.inputs(op),
-        build.out(op),
-        steps=build.steps(op),
         weight=weight,
         shift=bias,
     )
@@ -233,16 +238,13 @@ def _affine(build: Builder, op: Op, tensors: Tensors) -> None:
     build.emit(
         "pointwise",
         op,
-        build.inputs(op),
-        build.out(op),
-        steps=build.steps(op),
         scale=scale,
         shift=shift,
     )
 
 
 def _map(build: Builder, op: Op, tensors: Tensors) -> None:
-    build.emit("pointwise", op, build.inputs(op), build.out(op), steps=build.steps(op))
+    build.emit("pointwise", op)
 
 
 def _binary(build: Builder, op: Op, tensors: Tensors) -> None:
@@ -257,7 +259,14 @@ def _binary(build: Builder, op: Op, tensors: Tensors) -> None:
             return
         # a - b = -(-a + b): the smaller value cannot be scaled alone.
         flip = (_STEPS.index("scale"), -1.0, 0.0, -1, -1)
-        build.emit("pointwise", op, [first], out, scale=np.full(build.shape(op.inputs[0])[0], -1.0))
+        build.emit(
+            "pointwise",
+            op,
+            [first],
+            out,
+            steps=(),
+            scale=np.full(build.shape(op.inputs[0])[0], -1.0),
+        )
         build.emit("channel_scale", op, [out, second], out, steps=[flip, *steps], largest=True)
         return
     if alike:
