@@ -15,11 +15,14 @@ layer is called: code that reads the weight itself, as torch's attention does wi
 projection, goes past it; such layers get no score.
 """
 
-from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
+from thrifty.channels.groups import Groups, Kept
+from thrifty.errors import UserError
+from thrifty.pruning.evidence import Batch
 from thrifty.registry import Registry, Spec, call_spec, parse_spec
 
 
@@ -32,6 +35,9 @@ class Gate(Protocol):
 
     restores: ClassVar[bool] = False
     """True: ``fold`` puts the network back as it was at ``attach``; False: its outputs stay."""
+
+    unit: ClassVar[Literal["channel", "weight"]] = "channel"
+    """What a score is of: an output channel of a layer, or a single weight."""
 
     def attach(self, model: nn.Module) -> None:
         """In place: put the variables into ``model``, before it is trained.
@@ -60,12 +66,51 @@ class Gate(Protocol):
             progress: of the training, 0..1.
         """
 
-    def scores(self, model: nn.Module) -> dict[str, Tensor]:
-        """Parameter name -> (out,) how much each output channel is worth; higher is kept.
+    def measure(self, model: nn.Module, batches: Iterable[Batch]) -> None:
+        """In place: gather from inputs, in eval mode, what scores are read from; once trained.
 
-        The name is that of the weight whose channels are scored, such as ``conv1.weight``.
+        Args:
+            batches: pairs of inputs (n, ...) and labels (n,), as the model takes them.
+        """
+
+    def scores(self, model: nn.Module) -> dict[str, Tensor]:
+        """Parameter name -> how much each unit is worth; higher is kept.
+
+        The name is that of the weight whose units are scored, such as ``conv1.weight``; of
+        channels (out,), of weights the shape of the weight.
         """
         ...
+
+    def cutoff(self, threshold: float) -> float:
+        """The score above which units stay, for a threshold in the words of the gate's source.
+
+        Raises:
+            UserError: no threshold of this gate can be that, or it has none.
+        """
+        raise UserError(
+            f"{type(self).__name__} has no scale on which a threshold means anything; give "
+            f"sparsity, or a budget"
+        )
+
+    def own_units(self, model: nn.Module, keep: Sequence[str] = ()) -> Groups | None:
+        """The units that this gate removes in its own way, with :meth:`removed`.
+
+        ``None``: the units are the channels that :func:`thrifty.groups` finds, or weights.
+
+        Args:
+            keep: patterns of layers that stay whole.
+        """
+        return None
+
+    def removed(self, model: nn.Module, groups: Groups, kept: Kept) -> nn.Module:
+        """A smaller network, without this gate; of gates that have units of their own.
+
+        Args:
+            model: to which the gate is attached, and measured.
+            groups: of :meth:`own_units`, for this model.
+            kept: group name -> bool (units,); a group may lose all if the gate can go on without.
+        """
+        raise UserError(f"{type(self).__name__} has no units of its own; thrifty.shrink removes")
 
     def fold(self, model: nn.Module) -> None:
         """In place: make ``model`` what it was by names and kinds, with the outputs it has now."""
