@@ -59,8 +59,6 @@ std::vector<Place> tiles_of(int h, int w, int rows, int columns) {
 // What both kinds share: where things lie.
 class ConvTask : public Task {
  public:
-  double cycles() const { return cycles_; }
-
   ConvTask(const Plan& plan, int number, int in, int out, BoundSteps steps)
       : plan_(plan), op_(plan.net.ops[number]), weights_(plan.net.weights[number]), in_(in),
         out_(out), steps_(std::move(steps)) {
@@ -121,7 +119,6 @@ class ConvTask : public Task {
     job.step_count = static_cast<int>(steps_.steps.size());
   }
 
-  double cycles_ = 0;  // that it should take
 
   struct Tap {
     bool meets;
@@ -154,11 +151,11 @@ class SparseConv : public ConvTask {
     }
   }
 
-  void run(const Context& context, int part, int parts) const override {
+  void run(const Context& context, const Part& part) const override {
     Step steps[kMostSteps];
     SparseTile job{};
-    const auto& bound = part_bounds(parts);
-    job.first = bound[part], job.last = bound[part + 1];
+    const auto& bound = part_bounds(part.count);
+    job.first = bound[part.index], job.last = bound[part.index + 1];
     if (job.first < job.last) {
       job.blocks = blocks_.data();
       job.count = static_cast<int>(blocks_.size());
@@ -168,7 +165,7 @@ class SparseConv : public ConvTask {
       job.offsets = offsets_.data();
       job.weights = values_.data();
       job.bias = op_.shift.data();
-      job.scratch = context.scratch[part];
+      job.scratch = context.scratch[part.worker];
       for (std::size_t i = 0; i < tiles_.size(); ++i) {
         aim(job, context, tiles_[i], steps);
         kernels_[i](job);
@@ -192,17 +189,17 @@ class SparseConv : public ConvTask {
         const auto tall = sizes_of(h_, rows), wide = sizes_of(w_, columns);
         for (int blocks = (inputs + most - 1) / most; blocks <= inputs; blocks += 1 + blocks / 4) {
           const int block = (inputs + blocks - 1) / blocks;
-          double cycles = 0;
+          double sum = 0;
           for (const auto& [down, many] : tall) {
             for (const auto& [across, more] : wide) {
-              cycles += double(many) * more * cost({0, 0, down, across}, block);
+              sum += double(many) * more * cost({0, 0, down, across}, block);
             }
           }
-          if (cycles < least) least = cycles, rows_ = rows, columns_ = columns, block_ = block;
+          if (sum < least) least = sum, rows_ = rows, columns_ = columns, block_ = block;
         }
       }
     }
-    cycles_ = least * weights_.outputs;
+    cycles = least * weights_.outputs;
     if (rows_ == 0) throw std::invalid_argument("no tile fits");
     tiles_ = tiles_of(h_, w_, rows_, columns_);
     for (const Place& tile : tiles_) {
@@ -319,12 +316,12 @@ class DenseConv : public ConvTask {
     writes = out;
   }
 
-  void run(const Context& context, int part, int parts) const override {
+  void run(const Context& context, const Part& part) const override {
     Step steps[kMostSteps];
     const Layout& from = plan_.slots[in_].layout;
     const int together = weights_.outputs / op_.groups;
     const int padded = (together + block_ - 1) / block_ * block_;
-    const Range mine = share(padded * op_.groups, part, parts, block_);
+    const Range mine = share(padded * op_.groups, part, block_);
     DenseTile job{};
     job.in_plane = from.plane() * kVector;
     job.inputs = weights_.inputs;
@@ -363,16 +360,16 @@ class DenseConv : public ConvTask {
           if (!kernel) continue;
           const int vectors = rows * columns, block = kernels.dense_block(vectors, even);
           const double tiles = double((h_ + rows - 1) / rows) * ((w_ + columns - 1) / columns);
-          const double cycles = tiles *
-                                (block * vectors + 0.15 * (vectors + block)) *
+          const double sum = tiles *
+                             (block * vectors + 0.15 * (vectors + block)) *
                                 std::ceil(double(weights_.outputs / op_.groups) / block);
-          if (cycles < least) {
-            least = cycles, rows_ = rows, columns_ = columns, block_ = block, kernel_ = kernel;
+          if (sum < least) {
+            least = sum, rows_ = rows, columns_ = columns, block_ = block, kernel_ = kernel;
           }
         }
       }
     }
-    cycles_ = least * op_.groups * weights_.inputs * weights_.taps;
+    cycles = least * op_.groups * weights_.inputs * weights_.taps;
     if (rows_ == 0) throw std::invalid_argument("no tile fits");
   }
 
@@ -450,7 +447,7 @@ std::unique_ptr<Task> make_conv(const Plan& plan, int op, int in, int out, Bound
   const bool shares = weights.outputs / plan.net.ops[op].groups >= 4;
   if (weights.density() < kFew || !shares) return sparse;
   auto dense = std::make_unique<DenseConv>(plan, op, in, out, std::move(steps));
-  if (dense->cycles() < sparse->cycles()) return dense;
+  if (dense->cycles < sparse->cycles) return dense;
   return sparse;
 }
 

@@ -56,10 +56,10 @@ class Input : public Task {
     }
   }
 
-  void run(const Context& context, int part, int parts) const override {
+  void run(const Context& context, const Part& part) const override {
     const Slot& to = plan_.slots[out_];
     const float* from = context.in[number_];
-    const Range mine = share(to.layout.channels, part, parts);
+    const Range mine = share(to.layout.channels, part);
     if (to.rows) {
       for (int n = 0; n < plan_.images; ++n) {
         std::copy(from + n * size_ + mine.first, from + n * size_ + mine.last,
@@ -94,13 +94,13 @@ class Output : public Task {
     places_ = pixels_of(l);
   }
 
-  void run(const Context& context, int part, int parts) const override {
+  void run(const Context& context, const Part& part) const override {
     const Slot& from = plan_.slots[in_];
     const Layout& l = from.layout;
     float* out = context.out[number_];
     const std::size_t plane = static_cast<std::size_t>(l.height) * l.width;
     const std::size_t size = plane * l.channels;
-    const Range mine = share(l.channels, part, parts);
+    const Range mine = share(l.channels, part);
     for (int n = 0; n < plan_.images; ++n) {
       if (from.rows) {
         const float* row = context.arena + from.place + n * from.row();
@@ -134,9 +134,9 @@ class Change : public Task {
     table_ = table_of(to.layout, [&](int n, int y, int x) { return from.layout.at(n, y, x); });
   }
 
-  void run(const Context& context, int part, int parts) const override {
+  void run(const Context& context, const Part& part) const override {
     const Slot &from = plan_.slots[in_], &to = plan_.slots[out_];
-    const Range mine = share(to.layout.channels, part, parts);
+    const Range mine = share(to.layout.channels, part);
     if (from.rows || to.rows) {
       // Of 1 x 1 pixels: a number an image and channel, and nothing in the other lanes.
       if (!to.rows) {
@@ -183,9 +183,9 @@ class Channels : public Task {
     how = "copy";
   }
 
-  void run(const Context& context, int part, int parts) const override {
+  void run(const Context& context, const Part& part) const override {
     const Slot& to = plan_.slots[out_];
-    const Range mine = share(to.layout.channels, part, parts);
+    const Range mine = share(to.layout.channels, part);
     for (int c = mine.first; c < mine.last; ++c) {
       const Slot& from = plan_.slots[ins_[pairs_[2 * c]]];
       const int channel = pairs_[2 * c + 1];
@@ -257,11 +257,11 @@ class Rearrange : public Task {
     }
   }
 
-  void run(const Context& context, int part, int parts) const override {
+  void run(const Context& context, const Part& part) const override {
     const Slot &from = plan_.slots[in_], &to = plan_.slots[out_];
     const Kernels& kernels = plan_.net.kernels;
     const float* in = context.arena + from.place;
-    const Range mine = share(to.layout.channels, part, parts);
+    const Range mine = share(to.layout.channels, part);
     if (to.rows) {
       const std::size_t size = to.layout.channels;
       for (int n = 0; n < plan_.images; ++n) {

@@ -1,6 +1,7 @@
 #include "net.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <limits>
@@ -185,18 +186,18 @@ void Net::run_groups(const Plan& plan, const std::vector<const float*>& in,
   if (times(plan.scratch_bytes(), threads) > plan.scratch_bytes() + budget->left()) threads = 1;
   const bool room = times(plan.bytes(), threads) <= plan.bytes() + budget->left();
   if (threads > 1 && groups >= static_cast<std::size_t>(threads) && room) {
-    // A group a thread: nobody waits for anybody.
-    const std::size_t each = groups / threads;
+    // A group a thread: nobody waits for anybody but at the end.
     std::vector<std::unique_ptr<Context>> contexts;
     for (int t = 0; t < threads; ++t) contexts.push_back(plan.take(1));
-    const bool ran = Pool::shared().run(threads, [&](int part) {
-      for (std::size_t g = part * each; g < (part + 1) * each; ++g) {
-        aim(*contexts[part], g);
-        plan.run(*contexts[part], 0, 1, nullptr);
+    std::atomic<std::size_t> next{0};
+    const bool ran = Pool::shared().run(threads, [&](int worker) {
+      for (std::size_t g; (g = next.fetch_add(1, std::memory_order_relaxed)) < groups;) {
+        aim(*contexts[worker], g);
+        plan.run(*contexts[worker]);
       }
     });
     for (auto& context : contexts) plan.give(std::move(context));
-    if (ran) done = each * threads;
+    if (ran) done = groups;
   }
   if (done == groups) return;
   std::unique_ptr<Context> context = plan.take(threads);
@@ -204,11 +205,11 @@ void Net::run_groups(const Plan& plan, const std::vector<const float*>& in,
     aim(*context, done);
     bool ran = false;
     if (threads > 1) {
-      Barrier barrier(threads);
+      plan.begin(*context, threads);
       ran = Pool::shared().run(
-          threads, [&](int part) { plan.run(*context, part, threads, &barrier); });
+          threads, [&](int worker) { plan.help(*context, worker, threads); });
     }
-    if (!ran) plan.run(*context, 0, 1, nullptr);
+    if (!ran) plan.run(*context);
   }
   plan.give(std::move(context));
 }
@@ -299,7 +300,7 @@ std::vector<Timing> Net::profile(const std::vector<const float*>& in,
     }
     for (std::size_t t = 0; t < made.tasks.size(); ++t) {
       const auto start = Clock::now();
-      made.tasks[t]->run(*context, 0, 1);
+      made.tasks[t]->run(*context, {});
       found[t].seconds += seconds_since(start);
     }
   }

@@ -81,6 +81,9 @@ class Planner {
       std::unique_ptr<Task> task = each.make();
       task->op = each.op;
       plan_.scratch_ = std::max(plan_.scratch_, task->scratch);
+      if (task->cycles == 0 && task->writes >= 0) {
+        task->cycles = 3.0 * static_cast<double>(plan_.slots[task->writes].floats()) / kLanes;
+      }
       plan_.tasks.push_back(std::move(task));
     }
     plan_.spend(plan_.scratch_bytes());
@@ -411,11 +414,8 @@ void Plan::give(std::unique_ptr<Context> context) const {
   free_.push_back(std::move(context));
 }
 
-void Plan::run(const Context& context, int part, int parts, Barrier* barrier) const {
-  for (const auto& task : tasks) {
-    task->run(context, part, parts);
-    if (barrier) barrier->wait();
-  }
+void Plan::run(const Context& context) const {
+  for (const auto& task : tasks) task->run(context, {});
 }
 
 void fill_halo(const Kernels& kernels, const Slot& slot, float* arena, int first, int last) {
@@ -427,12 +427,13 @@ void fill_halo(const Kernels& kernels, const Slot& slot, float* arena, int first
   }
 }
 
-Range share(int count, int part, int parts, int multiple) {
+Range share(int count, const Part& part, int multiple) {
   const int units = (count + multiple - 1) / multiple;
   const auto bound = [&](int p) {
-    return std::min(count, static_cast<int>(static_cast<long long>(units) * p / parts) * multiple);
+    const long long before = static_cast<long long>(units) * p / part.count;
+    return std::min(count, static_cast<int>(before) * multiple);
   };
-  return {bound(part), bound(part + 1)};
+  return {bound(part.index), bound(part.index + 1)};
 }
 
 void BoundSteps::at(const Plan& plan, const float* arena, int row, int column, Step* out) const {

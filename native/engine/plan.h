@@ -1,8 +1,9 @@
 // plan.h: a network laid out in memory for groups of some number of images, ready to run.
 #pragma once
 
-#include <functional>
+#include <atomic>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -39,21 +40,28 @@ struct Context {
 
   float* arena = nullptr;
   std::vector<float*> scratch;  // of each thread
+  std::vector<std::atomic<unsigned>> shared;  // what was taken and finished of a run in common
   std::vector<const float*> in;
   std::vector<float*> out;
 };
 
-// Some part of the work on a group: `part` of `parts`, which may run at the same time.  A run
-// allocates nothing and throws nothing, for it may be in a thread of the pool.
+// One of the parts of an operation, which may run at the same time, and which of the threads does it.
+struct Part {
+  int index = 0, count = 1, worker = 0;
+};
+
+// An operation on a group, in parts.  A run allocates nothing and throws nothing, for it may be in
+// a thread of the pool.
 class Task {
  public:
   virtual ~Task() = default;
-  virtual void run(const Context& context, int part, int parts) const = 0;
+  virtual void run(const Context& context, const Part& part) const = 0;
   int op = -1;
   std::string how;
   std::vector<int> reads;
   int writes = -1;
   std::size_t scratch = 0;  // floats a thread
+  double cycles = 0;        // that it should take, of one thread
 };
 
 class Plan {
@@ -69,7 +77,13 @@ class Plan {
   std::unique_ptr<Context> take(int threads) const;
   void give(std::unique_ptr<Context> context) const;
 
-  void run(const Context& context, int part, int parts, class Barrier* barrier) const;
+  // All of it, in this thread.
+  void run(const Context& context) const;
+  // What `worker` of `workers` finds to do of a run that they share.  The one numbered 0 has to
+  // come, and when it returns all is done; the others may come late, or not at all.
+  void help(const Context& context, int worker, int workers) const;
+  // Before workers share a run.
+  void begin(Context& context, int workers) const;
   std::size_t bytes() const { return arena_ * sizeof(float); }
   std::size_t taken() const { return taken_.bytes(); }
   // Bytes that each thread needs beside the arena.
@@ -95,7 +109,7 @@ void fill_halo(const Kernels& kernels, const Slot& slot, float* arena, int first
 struct Range {
   int first, last;
 };
-Range share(int count, int part, int parts, int multiple = 1);
+Range share(int count, const Part& part, int multiple = 1);
 
 // Steps with the places of their other values known.
 struct BoundSteps {

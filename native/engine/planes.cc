@@ -28,13 +28,13 @@ class PlaneTask : public Task {
     how = "vectors";
   }
 
-  void run(const Context& context, int part, int parts) const override {
+  void run(const Context& context, const Part& part) const override {
     const Slot &from = plan_.slots[in_], &to = plan_.slots[out_];
     if (from.rows) {
-      rows(context, part, parts);
+      rows(context, part);
       return;
     }
-    const Range mine = share(to.layout.channels, part, parts);
+    const Range mine = share(to.layout.channels, part);
     Step steps[kMostSteps], here[kMostSteps];
     const int count = static_cast<int>(steps_.steps.size());
     steps_.at(plan_, context.arena, 0, 0, steps);
@@ -66,9 +66,9 @@ class PlaneTask : public Task {
     return all(op_.shift.empty() ? 0.0f : op_.shift[c]);
   }
 
-  void rows(const Context& context, int part, int parts) const {
+  void rows(const Context& context, const Part& part) const {
     const Slot &from = plan_.slots[in_], &to = plan_.slots[out_];
-    const Range mine = share(from.layout.channels, part, parts, kLanes);
+    const Range mine = share(from.layout.channels, part, kLanes);
     if (mine.first >= mine.last) return;
     Step steps[kMostSteps];
     for (int n = 0; n < plan_.images; ++n) {
@@ -147,12 +147,13 @@ class WindowTask : public Task {
       }
     }
     if (op_.kind == Kind::avg_pool) average();
+    cycles = double(to.channels) * to.h * to.w * (taps_.size() + 2.0);
   }
 
-  void run(const Context& context, int part, int parts) const override {
+  void run(const Context& context, const Part& part) const override {
     const Slot &from = plan_.slots[in_], &to = plan_.slots[out_];
     const Layout &fl = from.layout, &tl = to.layout;
-    const Range mine = share(tl.channels, part, parts);
+    const Range mine = share(tl.channels, part);
     Window job{};
     job.in_row = fl.pitch() * kLanes;
     job.out_row = tl.pitch() * kLanes;
@@ -215,10 +216,10 @@ class GlobalPool : public Task {
     how = "vectors";
   }
 
-  void run(const Context& context, int part, int parts) const override {
+  void run(const Context& context, const Part& part) const override {
     const Slot &from = plan_.slots[in_], &to = plan_.slots[out_];
     const Layout& l = from.layout;
-    const Range mine = share(l.channels, part, parts);
+    const Range mine = share(l.channels, part);
     const int each = kLanes / plan_.images;
     const float factor = 1.0f / (static_cast<float>(l.height) * l.width);
     for (int c = mine.first; c < mine.last; ++c) {

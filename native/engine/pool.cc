@@ -1,37 +1,12 @@
 #include "pool.h"
 
-#include <chrono>
-
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #include <unistd.h>
 #endif
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace thrifty::engine {
 namespace {
-
-inline void breathe() {
-#if defined(__x86_64__)
-  _mm_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
-
-// Spins, then gives the processor to others: with fewer cores than threads spinning would stall.
-template <class Done>
-void spin(Done done) {
-  for (int i = 0; !done(); ++i) {
-    if (i < 4000) {
-      breathe();
-    } else {
-      std::this_thread::yield();
-    }
-  }
-}
 
 constexpr int kPatience = 20000;  // rounds of spinning before a waiting thread sleeps
 
@@ -39,16 +14,6 @@ std::atomic<Pool*> the_pool{nullptr};
 std::mutex making;
 
 }  // namespace
-
-void Barrier::wait() {
-  const int round = round_.load(std::memory_order_acquire);
-  if (here_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) {
-    here_.store(0, std::memory_order_relaxed);
-    round_.store(round + 1, std::memory_order_release);
-    return;
-  }
-  spin([&] { return round_.load(std::memory_order_acquire) != round; });
-}
 
 Pool& Pool::shared() {
   Pool* pool = the_pool.load(std::memory_order_acquire);
@@ -94,12 +59,13 @@ bool Pool::run(int parts, const std::function<void(int)>& work) {
     }
     work_ = &work;
     parts_ = parts;
-    left_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
+    inside_.fetch_and(~kClosed, std::memory_order_release);
     round_.fetch_add(1, std::memory_order_release);
   }
   called_.notify_all();
   work(0);
-  spin([&] { return left_.load(std::memory_order_acquire) == 0; });
+  inside_.fetch_or(kClosed, std::memory_order_acq_rel);
+  wait_until([&] { return inside_.load(std::memory_order_acquire) == kClosed; });
   return true;
 }
 
@@ -112,8 +78,10 @@ void Pool::serve(int part, unsigned seen) {
     }
     seen = round_.load(std::memory_order_acquire);
     if (ended_) return;
-    if (part < parts_) (*work_)(part);
-    left_.fetch_sub(1, std::memory_order_release);
+    if (!(inside_.fetch_add(1, std::memory_order_acq_rel) & kClosed) && part < parts_) {
+      (*work_)(part);
+    }
+    inside_.fetch_sub(1, std::memory_order_release);
   }
 }
 

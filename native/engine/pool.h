@@ -8,18 +8,31 @@
 #include <thread>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace thrifty::engine {
 
-// Everyone arrives before anyone leaves.
-class Barrier {
- public:
-  explicit Barrier(int count) : count_(count) {}
-  void wait();
+inline void breathe() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
 
- private:
-  const int count_;
-  std::atomic<int> here_{0}, round_{0};
-};
+// Spins, then gives the processor to others: with fewer cores than threads spinning would stall.
+template <class Done>
+void wait_until(Done done) {
+  for (int i = 0; !done(); ++i) {
+    if (i < 4000) {
+      breathe();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
 
 class Pool {
  public:
@@ -27,12 +40,14 @@ class Pool {
   static Pool& shared();
   ~Pool();
 
-  // work(0) .. work(parts - 1), each in a thread of its own, work(0) in this one; it must not
-  // throw.  Where another thread uses the pool already, or there are no threads to be had, false,
-  // and nothing was done.
+  // work(0) in this thread and, as far as other threads are at hand before it is done, work(1) ..
+  // work(parts - 1) in those; it must not throw.  Where another thread uses the pool already, or
+  // there are no threads to be had, false, and nothing was done.
   bool run(int parts, const std::function<void(int)>& work);
 
  private:
+  static constexpr unsigned kClosed = 1u << 31;
+
   Pool() = default;
   void serve(int part, unsigned seen);
 
@@ -42,7 +57,7 @@ class Pool {
   const std::function<void(int)>* work_ = nullptr;
   int parts_ = 0;
   std::atomic<unsigned> round_{0};
-  std::atomic<int> left_{0};
+  std::atomic<unsigned> inside_{kClosed};  // threads at work, and whether others may not begin
   std::atomic<bool> ended_{false};
 };
 

@@ -19,6 +19,7 @@ class Linear : public Task {
     writes = out;
     if (!weights_.whole.empty() || weights_.density() > worth_leaving_out()) {
       how = "dense rows";
+      cycles = double(plan.images) * weights_.outputs * weights_.inputs / 8;
       const std::size_t width = whole(weights_.inputs);
       // Aligned by hand: vectors of floats are aligned to 16 bytes only.
       plan.spend((width * weights_.outputs + kLanes) * sizeof(float));
@@ -36,14 +37,15 @@ class Linear : public Task {
       }
     } else {
       how = "sparse rows";
+      cycles = double(plan.images) * weights_.count;
       plan.spend(narrow_ ? weights_.count * 2 : 0);
       if (narrow_) places_.assign(weights_.places.begin(), weights_.places.end());
     }
   }
 
-  void run(const Context& context, int part, int parts) const override {
+  void run(const Context& context, const Part& part) const override {
     const Slot &from = plan_.slots[in_], &to = plan_.slots[out_];
-    const Range mine = share(weights_.outputs, part, parts, kLanes);
+    const Range mine = share(weights_.outputs, part, kLanes);
     Step steps[kMostSteps];
     for (int n = 0; n < plan_.images; ++n) {
       const float* in = context.arena + from.place + n * from.row();
@@ -100,11 +102,11 @@ class Softmax : public Task {
     if (!plan.slots[in].rows) scratch = plan.slots[in].layout.channels;
   }
 
-  void run(const Context& context, int part, int parts) const override {
+  void run(const Context& context, const Part& part) const override {
     const Slot &from = plan_.slots[in_], &to = plan_.slots[out_];
     const std::size_t count = from.layout.channels;
     if (from.rows) {
-      const Range mine = share(plan_.images, part, parts);
+      const Range mine = share(plan_.images, part);
       for (int n = mine.first; n < mine.last; ++n) {
         float* out = context.arena + to.place + n * to.row();
         std::copy_n(context.arena + from.place + n * from.row(), count, out);
@@ -112,8 +114,8 @@ class Softmax : public Task {
       }
       return;
     }
-    if (part != 0) return;
-    float* row = context.scratch[0];
+    if (part.index != 0) return;
+    float* row = context.scratch[part.worker];
     const std::size_t in_plane = from.layout.plane() * kLanes;
     const std::size_t out_plane = to.layout.plane() * kLanes;
     for (int n = 0; n < kLanes; ++n) {
