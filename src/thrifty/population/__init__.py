@@ -1,0 +1,1 @@
+"""Populations: many models of one architecture as one stack, trained together."""
