@@ -204,12 +204,19 @@ void Net::run_groups(const Plan& plan, const std::vector<const float*>& in,
   for (; done < groups; ++done) {
     aim(*context, done);
     bool ran = false;
-    if (threads > 1) {
+    const bool choice = threads > 1;
+    const bool shared = choice && plan.pace(threads).shares();
+    const auto start = choice ? Clock::now() : Clock::time_point();
+    if (shared) {
       plan.begin(*context, threads);
       ran = Pool::shared().run(
           threads, [&](int worker) { plan.help(*context, worker, threads); });
     }
     if (!ran) plan.run(*context);
+    // A shared run that another caller had no threads left for says nothing.
+    if (choice && ran == shared) {
+      plan.pace(threads).took(shared, static_cast<float>(seconds_since(start)));
+    }
   }
   plan.give(std::move(context));
 }
@@ -262,7 +269,7 @@ void Net::run(const std::vector<const float*>& in, const std::vector<float*>& ou
   if (in.size() != inputs.size() || out.size() != outputs.size()) {
     throw std::invalid_argument("inputs or outputs are missing");
   }
-  threads = std::max(1, std::min(threads, 64));
+  threads = std::max(1, std::min(threads, Plan::kMostThreads));
   std::size_t done = 0;
   int images = images_for(n, threads);
   while (done < n) {

@@ -1,6 +1,7 @@
 // plan.h: a network laid out in memory for groups of some number of images, ready to run.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <functional>
@@ -64,8 +65,23 @@ class Task {
   double cycles = 0;        // that it should take, of one thread
 };
 
+// Whether runs are faster shared by several threads, measured run by run.
+class Pace {
+ public:
+  // How to do the next run: now and then the other way, to see whether that has changed.
+  bool shares();
+  void took(bool shared, float seconds);
+
+ private:
+  static constexpr unsigned kTrials = 8, kAgain = 32;
+  std::atomic<unsigned> turn_{0};
+  std::atomic<float> alone_{0}, together_{0};
+};
+
 class Plan {
  public:
+  static constexpr int kMostThreads = 64;
+
   // Throws std::invalid_argument where the network cannot be laid out so, TooLarge where the
   // budget does not allow it.
   Plan(const Net& net, int images);
@@ -82,6 +98,8 @@ class Plan {
   // What `worker` of `workers` finds to do of a run that they share.  The one numbered 0 has to
   // come, and when it returns all is done; the others may come late, or not at all.
   void help(const Context& context, int worker, int workers) const;
+  // For so many threads.
+  Pace& pace(int threads) const { return paces_[threads - 1]; }
   // Before workers share a run.
   void begin(Context& context, int workers) const;
   std::size_t bytes() const { return arena_ * sizeof(float); }
@@ -98,6 +116,7 @@ class Plan {
   friend class Planner;
   std::size_t arena_ = 0, scratch_ = 0;
   mutable Taken taken_;
+  mutable std::array<Pace, kMostThreads> paces_;
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<Context>> free_;
 };

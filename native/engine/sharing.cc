@@ -1,7 +1,8 @@
 // Several threads on one run.  Every operation is cut into parts, and a thread takes first those
 // that fall to it, whose weights its cache may still have from the last run, then what others have
 // not begun.  So a thread that comes late, or that the system keeps from its processor, costs the
-// others no more than the part it was in.
+// others no more than the part it was in.  Where even that is too much, because others use the
+// processor, runs are not shared: which is the faster is measured as they go.
 
 #include <algorithm>
 
@@ -10,7 +11,11 @@
 // A part takes at least so long, in cycles: handing one over costs a few hundred.  Tests make it
 // nothing, so that small networks are shared too.
 #if !defined(THRIFTY_PART_CYCLES)
-#define THRIFTY_PART_CYCLES 4000
+#define THRIFTY_PART_CYCLES 8000
+#endif
+// They share every run, too.
+#if !defined(THRIFTY_SHARE_ALL)
+#define THRIFTY_SHARE_ALL false
 #endif
 
 namespace thrifty::engine {
@@ -61,6 +66,26 @@ void Plan::help(const Context& context, int worker, int workers) const {
     });
     counter += step;
   }
+}
+
+bool Pace::shares() {
+  const unsigned turn = turn_.fetch_add(1, std::memory_order_relaxed);
+  if (THRIFTY_SHARE_ALL) return true;
+  if (turn < kTrials) return turn % 2 == 1;
+  const bool faster =
+      together_.load(std::memory_order_relaxed) < alone_.load(std::memory_order_relaxed);
+  return turn % kAgain == 0 ? !faster : faster;
+}
+
+void Pace::took(bool shared, float seconds) {
+  std::atomic<float>& mean = shared ? together_ : alone_;
+  const float before = mean.load(std::memory_order_relaxed);
+  // At first the least counts, for memory and caches are new; then a mean that forgets.
+  const bool trying = turn_.load(std::memory_order_relaxed) <= kTrials;
+  const float now = before == 0 ? seconds
+                    : trying    ? std::min(before, seconds)
+                                : before + (seconds - before) / 4;
+  mean.store(now, std::memory_order_relaxed);
 }
 
 }  // namespace thrifty::engine

@@ -18,7 +18,7 @@ COMPILER = next(filter(None, map(shutil.which, [os.environ.get("CXX", "c++"), "g
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 
 OPTIONS = ["-std=c++17", "-O1", "-ffp-contract=fast", "-fno-math-errno", "-DTHRIFTY_FRESH=255"]
-OPTIONS += ["-DTHRIFTY_PART_CYCLES=1"]
+OPTIONS += ["-DTHRIFTY_PART_CYCLES=1", "-DTHRIFTY_SHARE_ALL=true"]
 OPTIONS += ["-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-maybe-uninitialized"]
 OPTIONS += ["-Wno-unknown-warning-option"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mpopcnt"]
