@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+
+from thrifty.nets import architecture_of
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "engine"
 
@@ -35,31 +36,17 @@ def ratio(name, middle, precision="f32"):
     }
 
 
-def test_the_full_highway_network_has_the_weights_of_its_document():
-    model = networks.Highway()
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    of_norms = sum(p.numel() for m in norms for p in m.parameters())
-    assert sum(p.numel() for p in model.parameters()) - of_norms == 8_901_818
-    assert of_norms == 4_896
+def test_the_wide_network_halves_the_picture_where_it_should():
+    seen, model = [], networks.Wide(1)
+    model.blocks.register_forward_hook(lambda m, i, o: seen.append(tuple(o.shape[2:])))
+    assert model.eval()(torch.randn(1, 3, 32, 32)).shape == (1, 10)
+    assert seen == [(8, 8)]
 
 
-def test_a_shut_gate_carries_and_an_open_one_transforms():
-    block = networks.Gated(4, 4, 1).eval()
-    x = torch.randn(2, 4, 5, 5)
-    with torch.no_grad():
-        block.t.weight.zero_()
-        block.t.bias.fill_(-100)
-        torch.testing.assert_close(block(x), x)
-        block.t.bias.fill_(100)
-        torch.testing.assert_close(block(x), torch.relu(block.h(block.bn(x))))
-
-
-def test_wide_and_highway_halve_the_picture_where_they_should():
-    seen = {}
-    for name, model in (("wide", networks.Wide(1)), ("highway", networks.Highway(1))):
-        model.blocks.register_forward_hook(lambda m, i, o, n=name: seen.update({n: o.shape[2:]}))
-        assert model.eval()(torch.randn(1, 3, 32, 32)).shape == (1, 10)
-    assert seen == {"wide": (8, 8), "highway": (4, 4)}
+def test_the_highway_network_is_the_registered_one_with_drawn_weights():
+    model = networks.pruned("highway", 0.0)
+    assert architecture_of(model).model == "highway"
+    assert all(bool(p.any()) for n, p in model.named_parameters() if n.endswith("weight"))
 
 
 def test_a_uniform_cut_leaves_the_first_convolution_and_the_classifier_whole():

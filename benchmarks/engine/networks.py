@@ -73,53 +73,6 @@ class Residual(nn.Module):
         return F.relu(self.two(F.relu(self.one(x))) + self.shortcut(x))
 
 
-class Highway(nn.Module):
-    """The full highway network: stem of 16, three stages of 6 blocks, the gate fed by H.
-
-    The first block of every stage has stride 2.  It has 8,901,818 weights and biases, and 4,896
-    of batch normalisation.
-    """
-
-    def __init__(self, blocks: int = 6, channels: tuple[int, ...] = (64, 128, 256)):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        layers: list[nn.Module] = []
-        inputs = 16
-        for outputs in channels:
-            for block in range(blocks):
-                layers.append(Gated(inputs, outputs, 2 if block == 0 else 1))
-                inputs = outputs
-        self.blocks = nn.Sequential(*layers)
-        self.linear = nn.Linear(inputs, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits, (batch, 10)."""
-        x = self.blocks(self.stem(x))
-        return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
-
-
-class Gated(nn.Module):
-    """y = T H + (1 - T) s(x), with H = relu(conv(bn(x))) and T = sigmoid(conv(H))."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int):
-        super().__init__()
-        self.bn = nn.BatchNorm2d(inputs)
-        self.h = nn.Conv2d(inputs, outputs, 3, stride, 1)
-        self.t = nn.Conv2d(outputs, outputs, 3, 1, 1)
-        self.stride, self.new = stride, outputs - inputs
-        nn.init.constant_(self.t.bias, -1.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Carried where the gate is shut; a shortcut that changes shape has no weights."""
-        h = F.relu(self.h(self.bn(x)))
-        t = torch.sigmoid(self.t(h))
-        if self.stride > 1:
-            x = F.avg_pool2d(x, self.stride)
-        if self.new:
-            x = F.pad(x, (0, 0, 0, 0, 0, self.new))
-        return t * h + (1 - t) * x
-
-
 def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
@@ -154,7 +107,11 @@ NETWORKS = {
         calibration=4,
     ),
     "highway": Network(
-        "full highway network", lambda: drawn(Highway()), (3, 32, 32), "stem", "linear"
+        "full highway network",
+        lambda: drawn(thrifty.resolve("highway")),
+        (3, 32, 32),
+        "stem",
+        "linear",
     ),
 }
 

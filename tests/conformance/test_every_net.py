@@ -12,7 +12,9 @@ from thrifty.pack import load, save
 
 TABLE = {
     # name: parameters, multiply-adds, digest of the tensor names; all at the defaults
+    "highway": (8_906_714, 323_668_480, "fc3746ab"),
     "lenet": (61_706, 416_520, "3fce4212"),
+    "lenet_caffe": (431_080, 2_293_000, "ad8afb0b"),
     "lenet_300_100": (266_610, 266_200, "0b5e7882"),
     "resnet20": (269_722, 40_551_040, "ebff264b"),
     "resnet32": (464_154, 68_862_592, "d90940ad"),
@@ -25,6 +27,9 @@ TABLE = {
     "vgg13_bn": (9_413_066, 228_267_008, "8c79a24f"),
     "vgg16_bn": (14_724_042, 313_201_664, "43edfff2"),
     "vgg19_bn": (20_035_018, 398_136_320, "b666bcd0"),
+    "zoo_cnn_l": (9_665, 694_292, "5da3ff78"),
+    "zoo_cnn_m": (3_047, 176_024, "5da3ff78"),
+    "zoo_cnn_s": (2_464, 193_784, "5da3ff78"),
 }
 every_net = pytest.mark.parametrize("name", NETS.names())
 

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thrifty.channels.groups import Group, Groups, grouped
+from thrifty.channels.groups import Group, Groups, Member, grouped
 from thrifty.channels.removal import CUT, check_numbers, farthest, removed, silenced, views
 from thrifty.channels.trace import settle, tensors_in, traced
 from thrifty.errors import UserError
+from thrifty.nets.resizing import Narrowable
 from thrifty.registry import suggest
 
 
@@ -43,11 +44,29 @@ def groups(
     inputs = inputs_of(model, example)
     trace = traced(model, inputs)
     settle(trace)
-    found = grouped(trace)
+    found = _followed(model, grouped(trace))
     found = _kept_whole(found, keep)
     if check:
         check_real(model)
     return tried(model, found, inputs) if check else found
+
+
+def _followed(model: nn.Module, found: Groups) -> Groups:
+    """``found`` with the buffers that go along with a tensor and that no operation shows."""
+    leader = {}
+    for path, module in model.named_modules():
+        if isinstance(module, Narrowable):
+            for leaf, (name, dim) in module.follows.items():
+                leader[f"{path}.{name}".lstrip("."), dim] = f"{path}.{leaf}".lstrip(".")
+
+    def with_followers(group: Group) -> Group:
+        led = [m for m in group.members if (m.tensor, m.dim) in leader]
+        more = (Member(leader[m.tensor, m.dim], 0, m.unit, "stat") for m in led)
+        return group._replace(members=(*group.members, *more))
+
+    if not leader:
+        return found
+    return replace(found, groups=tuple(with_followers(g) for g in found.groups))
 
 
 def tried(model: nn.Module, found: Groups, example: tuple[Any, ...]) -> Groups:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from thrifty.engine.chains import MOVES, Chains, Moved
+from thrifty.engine.choosing import Choices, sources
 from thrifty.engine.folding import Array, Tensors, folded, scale_and_shift
 from thrifty.engine.program import Op, Shape
 from thrifty.engine.shapes import kernel_shape
@@ -72,14 +73,23 @@ class Builder:
         Raises:
             ValueError: the engine refuses one.
         """
-        chains = Chains(ops, given)
+        chains, choices = Chains(ops, given), Choices(ops, tensors, given)
         for number, op in enumerate(ops):
             before = len(self.numbers)
-            if op.kind not in MOVES or not chains.moves(op):
+            if choices.waits(op):
+                continue
+            if (found := choices.chosen(op, self.values)) is not None:
+                self.copied(op, *found)
+            elif op.kind not in MOVES or not chains.moves(op):
                 _ADD[op.kind](self, op, tensors)
             elif (done := chains.joined(op, self.values)) is not None:
                 self._move(op, done)
             self.numbers[before:] = [number] * (len(self.numbers) - before)
+
+    def copied(self, op: Op, names: Sequence[str], pairs: Array) -> None:
+        """Channels of ``names``, each told by (value, channel)."""
+        inputs = [self.index[name] for name in names]
+        self.emit("channels", op, inputs, self.out(op), places=pairs.reshape(-1))
 
     def _move(self, op: Op, moved: Moved) -> None:
         source, target = self.shape(moved.source), self.shape(op.output)
@@ -301,14 +311,7 @@ def _softmax(build: Builder, op: Op, tensors: Tensors) -> None:
 
 
 def _concat(build: Builder, op: Op, tensors: Tensors) -> None:
-    names = list(dict.fromkeys(op.inputs))
-    number = {name: i for i, name in enumerate(names)}
-    sizes = [build.shape(name)[0] for name in op.inputs]
-    pairs = np.empty((sum(sizes), 2), np.int32)
-    pairs[:, 0] = np.repeat(np.array([number[name] for name in op.inputs]), sizes)
-    pairs[:, 1] = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
-    inputs = [build.index[name] for name in names]
-    build.emit("channels", op, inputs, build.out(op), places=pairs.reshape(-1))
+    build.copied(op, *sources(op, op.output, build.values))
 
 
 _ADD: dict[str, Callable[[Builder, Op, Tensors], None]] = {

@@ -14,7 +14,7 @@ from thrifty.lowering.fallbacks import fallback
 from thrifty.lowering.rules import MOVES, RULES
 from thrifty.lowering.sizes import Spot, size_of, spot_of
 
-from thrifty.lowering import layers, moving, pointwise  # noqa: F401  isort: skip  (fill RULES)
+from thrifty.lowering import choosing, layers, moving, pointwise  # noqa: F401  isort: skip  (fill RULES)
 
 EITHER = (
     "aten.add.Tensor",

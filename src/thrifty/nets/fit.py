@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from thrifty.errors import UserError
 from thrifty.nets.architecture import architecture_of
 from thrifty.nets.macs import without_numbers
 from thrifty.nets.reading import header_of, read_weights
+from thrifty.nets.resizing import may_be_empty
 from thrifty.nets.shrunk import (
     Shrunk,
     calls_of,
@@ -21,7 +22,7 @@ from thrifty.nets.shrunk import (
     resized,
     shrunk_in,
 )
-from thrifty.nets.trying import check_holds, check_runs
+from thrifty.nets.trying import check_holds, check_runs, check_told
 
 PREFIXES = ("module.", "model.", "_orig_mod.")
 """What DataParallel, trainers and torch.compile put before every name."""
@@ -73,6 +74,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     _check_memory(model, own)
     fitting = fitted(own, tensors, origin, type(model).__name__, more=extras(model, Shrunk()))
     check_finite(fitting, origin)
+    check_told(model, fitting, origin)
     with torch.no_grad():
         for name, x in fitting.items():
             own[name].copy_(x)
@@ -91,8 +93,10 @@ def fill_smaller(
     said = said or Shrunk()
     more = extras(model, said)
     kind = type(model).__name__
-    fitting = fitted(own, tensors, origin, kind, more=more, smaller=True)
+    empty = may_be_empty(model)
+    fitting = fitted(own, tensors, origin, kind, more=more, smaller=True, empty=empty)
     check_finite(fitting, origin)
+    check_told(model, fitting, origin)
     calls = calls_of(said, architecture_of(model))
     known = {**more, **own}
     device = next((x.device for x in own.values()), torch.device("cpu"))
@@ -112,6 +116,7 @@ def fitted(
     *,
     more: Mapping[str, Tensor],
     smaller: bool = False,
+    empty: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """``tensors`` under the names that ``own``, the tensors of a network, gives them.
 
@@ -121,6 +126,7 @@ def fitted(
         origin: named in errors, as ``kind``, the network, is.
         more: what may be there as well if channels were removed (:func:`extras`).
         smaller: whether they may have been.
+        empty: names of tensors of which nothing may be left then.
 
     Raises:
         UserError: they do not fit; the message lists what is missing, unexpected and of
@@ -140,8 +146,15 @@ def fitted(
     known = {**more, **own} if smaller else own
     unexpected = [name for name in found if name not in known and not _counter(name)]
     both = [name for name in found if name in known]
-    fits = _no_larger if smaller else _equal
-    shapes = [name for name in both if not fits(found[name], known[name])]
+    shapes = [
+        name
+        for name in both
+        if not (
+            _no_larger(found[name], known[name], 0 if name in empty else 1)
+            if smaller
+            else found[name].shape == known[name].shape
+        )
+    ]
     kinds = [
         name
         for name in both
@@ -204,14 +217,10 @@ def _is_of(header: Mapping[str, Any], model: nn.Module) -> bool:
     )
 
 
-def _equal(x: Tensor, own: Tensor) -> bool:
-    return x.shape == own.shape
-
-
-def _no_larger(x: Tensor, own: Tensor) -> bool:
-    """Whether ``x`` may be ``own`` with slices removed."""
+def _no_larger(x: Tensor, own: Tensor, least: int = 1) -> bool:
+    """Whether ``x`` may be ``own`` with slices removed, ``least`` of a dimension left."""
     pairs = zip(x.shape, own.shape, strict=False)
-    return x.dim() == own.dim() and all(n == most or 0 < n <= most for n, most in pairs)
+    return x.dim() == own.dim() and all(n == most or least <= n <= most for n, most in pairs)
 
 
 def _own(model: nn.Module) -> dict[str, Tensor]:

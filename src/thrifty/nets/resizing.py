@@ -1,6 +1,7 @@
 """Other sizes for the tensors of a module, and the numbers beside them that must agree."""
 
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -8,6 +9,43 @@ HEADS = ("num_heads", "heads", "n_head", "n_heads", "nhead", "num_attention_head
 WIDTHS = ("attn_dim", "inner_dim", "all_head_size", "qkv_dim", "dim_attn", "inner_size")
 
 Shape = tuple[int, ...]
+
+
+class Narrowable(nn.Module):
+    """A module that loses channels in a way of its own, and says which tensors it can have."""
+
+    may_be_empty: ClassVar[tuple[str, ...]] = ()
+    """Names of tensors of which nothing may be left."""
+    follows: ClassVar[Mapping[str, tuple[str, int]]] = {}
+    """Buffer -> the tensor and dimension whose indices it has one number for, which goes along."""
+
+    def fault(self, tensors: Mapping[str, Tensor]) -> str | None:
+        """What is wrong with these tensors of a file, by their names in the module; or nothing."""
+        return None
+
+    def settle(self) -> None:
+        """In place: what tensors of new sizes ask of the others; they are in already."""
+
+
+def may_be_empty(model: nn.Module) -> set[str]:
+    """Names of tensors of ``model`` of which nothing may be left."""
+    return {
+        f"{path}.{leaf}".lstrip(".")
+        for path, module in model.named_modules()
+        if isinstance(module, Narrowable)
+        for leaf in module.may_be_empty
+    }
+
+
+def faults(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """What modules of ``model`` find wrong with ``tensors`` of a file, a line a module."""
+    for path, module in model.named_modules():
+        if isinstance(module, Narrowable):
+            prefix = f"{path}." if path else ""
+            own = {n[len(prefix) :]: x for n, x in tensors.items() if n.startswith(prefix)}
+            why = module.fault(own)
+            if why is not None:
+                yield f"{path or type(module).__name__}: {why}"
 
 
 def resize(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -37,6 +75,9 @@ def resize(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     for name, module in model.named_modules():
         if name in before and isinstance(module.weight, Tensor):
             mend(module, before[name])
+    for module in model.modules():
+        if isinstance(module, Narrowable):
+            module.settle()
 
 
 def _owners(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:

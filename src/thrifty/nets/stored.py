@@ -19,6 +19,7 @@ from thrifty.nets.architecture import NETS, Architecture
 from thrifty.nets.build import build
 from thrifty.nets.fit import check_finite, fitted
 from thrifty.nets.reading import header_of, read_weights
+from thrifty.nets.resizing import may_be_empty
 from thrifty.nets.shrunk import (
     Shrunk,
     calls_of,
@@ -27,7 +28,7 @@ from thrifty.nets.shrunk import (
     put,
     shrunk_in,
 )
-from thrifty.nets.trying import check_holds, check_runs
+from thrifty.nets.trying import check_holds, check_runs, check_told
 from thrifty.nets.zoos import ZOOS
 from thrifty.registry import Spec, parse_spec
 
@@ -89,9 +90,16 @@ def rebuilt(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Pa
     shrunk = shrunk_in(header_of(metadata, path), path)
     more = extras(outline, shrunk or Shrunk())
     fitting = fitted(
-        _tensors(outline), tensors, str(path), said.model, more=more, smaller=shrunk is not None
+        _tensors(outline),
+        tensors,
+        str(path),
+        said.model,
+        more=more,
+        smaller=shrunk is not None,
+        empty=may_be_empty(outline),
     )
     check_finite(fitting, str(path))
+    check_told(outline, fitting, str(path))
     calls = calls_of(shrunk or Shrunk(), said)
     seen = shrunk is None or check_holds(outline, fitting, shrunk, calls, str(path))
     with torch.random.fork_rng(devices=[]):

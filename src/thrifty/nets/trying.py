@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from thrifty.errors import UserError
-from thrifty.nets.resizing import misfits
+from thrifty.nets.resizing import faults, misfits
 from thrifty.nets.shrunk import DTYPES, Inputs, Shrunk, everything, extras, headed, resized
 
 MOST_INPUT = 1 << 20
@@ -71,6 +71,17 @@ def check_holds(
             f"{DAMAGED}"
         )
     return True
+
+
+def check_told(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Ask the modules of ``model`` that check tensors themselves about those of a file.
+
+    Raises:
+        UserError: they take them not.
+    """
+    wrong = list(faults(model, tensors))
+    if wrong:
+        raise UserError(f"{origin}: its tensors make no network: {'; '.join(wrong[:3])}; {DAMAGED}")
 
 
 def check_runs(model: nn.Module, calls: tuple[Inputs, ...], origin: str) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from thrifty.container import Reader
 from thrifty.container.bound import bound_bits, scale_bits
 from thrifty.container.encoding import unsigned
+from thrifty.engine.program import OWN
 from thrifty.errors import UserError
 from thrifty.nets.reading import located
 from thrifty.pack.contents import contents
@@ -70,8 +71,14 @@ class Packed(Shown):
         return self.nbytes - sum(t.packed for t in self.tensors)
 
     def total(self, of: str) -> float:
-        """The sum of one field of the tensors: dense, zstd, packed, bound, nonzero, elements."""
-        return float(sum(getattr(t, of) for t in self.tensors))
+        """The sum of one field of the tensors: dense, zstd, packed, bound, nonzero, elements.
+
+        What is stored is counted with the constants of the program, which are no tensors of the
+        network; all else is counted without.
+        """
+        stored = of in ("packed", "bound")
+        there = (t for t in self.tensors if stored or not t.name.startswith(OWN))
+        return float(sum(getattr(t, of) for t in there))
 
     def to_rows(self) -> list[dict[str, Any]]:
         """A row a tensor."""

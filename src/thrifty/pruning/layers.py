@@ -44,7 +44,7 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
 
     They are the parameters of two or more dimensions of convolutions, linear layers, attention
     and recurrent layers: no biases, no normalisation, no embeddings.  A tensor that several
-    modules share is listed once, under its first name.
+    modules share is listed once, under its first name; one of which nothing is left is not.
 
     Raises:
         UserError: the model has none.
@@ -55,7 +55,7 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
         if not isinstance(module, _HOLDERS):
             continue
         for name, parameter in module.named_parameters(prefix, recurse=False):
-            if parameter.dim() > 1 and id(parameter) not in seen:
+            if parameter.dim() > 1 and parameter.numel() and id(parameter) not in seen:
                 seen.add(id(parameter))
                 found[name] = parameter
     if not found:
