@@ -1,14 +1,17 @@
 """What holds for every method in the registry, those of other packages included."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from thrifty.data import load_data
 from thrifty.errors import UserError
-from thrifty.nets import count_macs
-from thrifty.pruning import ALLOCATIONS, METHODS, Budget, Cut, cut, prunable
+from thrifty.nets import count_macs, resolve
+from thrifty.pruning import ALLOCATIONS, METHODS, Budget, Cut, cut, prunable, prune
 from thrifty.pruning.criteria import CRITERIA
+from thrifty.pruning.gates import gate, has_own_units
 from thrifty.pruning.granularity import GRANULARITIES
 from thrifty.pruning.schedules import SCHEDULES, sparsity_at
 from thrifty.pruning.structured import prune_channels
@@ -18,6 +21,7 @@ from thrifty.training.plan import Plan
 
 EXAMPLE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 WEIGHTS = [name for name in METHODS.names() if METHODS.get(name).removes == "weights"]
+LEARNING = [name for name in WEIGHTS if METHODS.get(name).gate is not None]
 CHANNELS = [name for name in METHODS.names() if METHODS.get(name).removes == "channels"]
 
 
@@ -37,6 +41,17 @@ def network() -> nn.Module:
     )
 
 
+def learned(name: str, model: nn.Module, digits) -> dict[str, torch.Tensor] | None:
+    """What the gates of a method score after an epoch, if it has any; the model stays."""
+    spec = METHODS.get(name).gate
+    if spec is None:
+        return None
+    model, found = copy.deepcopy(model), gate(spec, inputs=64, epochs=1)
+    found.attach(model)
+    train(model, digits, Plan(epochs=1, batch=16, optimizer="adam", lr=0.01), gate=found)
+    return found.scores(model)
+
+
 @pytest.mark.parametrize("name", METHODS.names())
 def test_its_parts_exist_and_its_source_is_named(name):
     method = METHODS.get(name)
@@ -51,9 +66,12 @@ def test_its_parts_exist_and_its_source_is_named(name):
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_it_reaches_its_sparsity_exactly_nests_and_holds_its_zeros(name, digits):
     model, before = network(), None
+    given = learned(name, model, digits)
     total = sum(p.numel() for p in prunable(model).values())
     for level in (0.5, 0.9, 0.98):
-        masks = cut(model, Cut.of(name), Budget(level), data=digits, within=before, seed=1)
+        masks = cut(
+            model, Cut.of(name), Budget(level), data=digits, within=before, seed=1, given=given
+        )
         if METHODS.get(name).granularity == "weight":
             assert masks.kept == total - round(level * total)
         assert before is None or masks.within(before)
@@ -65,12 +83,41 @@ def test_it_reaches_its_sparsity_exactly_nests_and_holds_its_zeros(name, digits)
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_it_is_the_same_twice_over(name, digits):
-    first, second = (cut(network(), Cut.of(name), 0.8, data=digits, seed=3) for _ in range(2))
+    first, second = (
+        cut(model, Cut.of(name), 0.8, data=digits, seed=3, given=learned(name, model, digits))
+        for model in (network(), network())
+    )
     assert all(torch.equal(first[n], second[n]) for n in first)
 
 
-def normed() -> nn.Module:
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_method_that_learns_weights_refuses_one_cut_without_training(name):
+    with pytest.raises(UserError, match=f"{name} learns in training .* run a recipe"):
+        cut(network(), name, 0.5)
+    with pytest.raises(UserError, match=f"{name} learns in training"):
+        prune(network(), name, 0.5)
+
+
+def test_scores_that_no_cut_can_use_are_refused():
+    model = network()
+    given = {name: -p.detach().abs() for name, p in prunable(model).items()}
+    with pytest.raises(UserError, match="lamp takes shares of squares"):
+        cut(model, Cut(), 0.5, given=given)
+    with pytest.raises(UserError, match=r"given score of 3.weight is \[3\]"):
+        cut(model, Cut(), 0.5, given=given | {"3.weight": torch.ones(3)})
+    given["0.weight"][0] = torch.nan
+    with pytest.raises(UserError, match="given score of 0.weight has NaN"):
+        cut(model, Cut(allocation="global"), 0.5, given=given)
+    with pytest.raises(UserError, match="for none of the layers"):
+        cut(model, Cut(), 0.5, given={})
+
+
+def normed(name: str = "") -> nn.Module:
+    """A network that the method fits."""
     torch.manual_seed(0)
+    spec = METHODS.get(name).gate if name else None
+    if spec is not None and has_own_units(spec):
+        return resolve("highway?width=1&blocks=1", classes=10, shape=(1, 8, 8))
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1, bias=False),
         nn.BatchNorm2d(16),
@@ -86,7 +133,7 @@ def normed() -> nn.Module:
 @pytest.mark.parametrize("of", ["params", "macs", "bytes", "sparsity"])
 @pytest.mark.parametrize("name", CHANNELS)
 def test_it_meets_a_budget_within_a_unit_with_channels_that_are_gone(name, of, digits):
-    model = normed()
+    model = normed(name)
     small = prune_channels(model, name, Budget(0.5, of=of), EXAMPLE, data=digits, round=1)
 
     def cost(net: nn.Module, share: float = 1.0) -> float:
@@ -98,16 +145,18 @@ def test_it_meets_a_budget_within_a_unit_with_channels_that_are_gone(name, of, d
         return share * sum(x.numel() * (x.element_size() if of == "bytes" else 1) for x in tensors)
 
     assert cost(model, 0.4) < cost(small) <= cost(model, 0.5)
+    train(small, digits, Plan(epochs=1, batch=16))
+    if not isinstance(small, nn.Sequential):
+        return
     assert small[0].out_channels == small[1].num_features == small[3].in_channels < 16 or (
         small[3].out_channels < 24
     )
-    train(small, digits, Plan(epochs=1, batch=16))
 
 
 @pytest.mark.parametrize("name", CHANNELS)
 def test_it_removes_the_same_channels_twice_over(name, digits):
     first, second = (
-        prune_channels(normed(), name, 0.6, EXAMPLE, data=digits, seed=3).state_dict()
+        prune_channels(normed(name), name, 0.6, EXAMPLE, data=digits, seed=3).state_dict()
         for _ in range(2)
     )
     assert all(torch.equal(first[n], second[n]) for n in first)

@@ -31,7 +31,8 @@ class Budget:
     - ``params``: the share (below 1) or number (1 and more) of all parameters that is kept.
     - ``macs``, ``bytes``, ``latency``: the share (at most 1) of the dense network's that is kept,
       or the number of multiply-adds or bytes; for methods that remove channels.
-    - ``threshold``: units whose score is at least ``amount`` are kept, however many they are.
+    - ``threshold``: units whose score is at least ``amount`` are kept, however many they are; in
+      a recipe, those that a gate keeps at the threshold ``amount``, in the words of its source.
     """
 
     amount: float
@@ -44,7 +45,7 @@ class Budget:
             raise UserError(f"the budget is {self.amount}; it must be a finite number")
         if self.of == "sparsity":
             check_sparsity(self.amount)
-        elif self.amount < 0 or (self.of != "threshold" and self.amount == 0):
+        elif self.amount <= 0 and self.of != "threshold":  # scores may be below 0
             raise UserError(f"the budget of {self.of} is {self.amount}; it must be above 0")
 
 

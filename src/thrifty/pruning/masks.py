@@ -129,6 +129,12 @@ def of_zeros(model: nn.Module) -> Masks:
     return Masks({name: p.detach() != 0 for name, p in prunable(model).items()}, model)
 
 
+def born(model: nn.Module) -> Masks | None:
+    """The zeros a network brings along, which no method may revive; ``None`` if it has none."""
+    found = of_zeros(model)
+    return found if found.sparsity else None
+
+
 class Frozen:
     """Pruned weights held at zero while an optimizer works; ends with :meth:`remove`."""
 

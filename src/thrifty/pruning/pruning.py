@@ -76,6 +76,7 @@ def cut(
     data: "Iterable[Batch] | Data | None" = None,
     within: Mapping[str, Tensor] | None = None,
     seed: int = 0,
+    given: Mapping[str, Tensor] | None = None,
 ) -> Masks:
     """The masks that prune ``model`` to ``budget``; the model is not changed.
 
@@ -85,11 +86,18 @@ def cut(
         data: batches of (inputs, labels) or a data set, for criteria that need evidence.
         within: masks of an earlier cut; what they pruned stays pruned and is never scored.
         seed: for criteria that draw lots.
+        given: scores by the name of a weight, of its shape, as trained gates give, instead of a
+            criterion; layers without any stay whole.
 
     Returns:
         Masks with exactly the number of units the budget asks for, counted over every prunable
         layer that ``keep`` does not exempt; the exempt layers have no mask.
+
+    Raises:
+        UserError: the budget cannot be met, a score is NaN, or the method needs trained gates.
     """
+    if isinstance(how, str) and given is None:
+        learning(how)
     how = Cut.of(how) if isinstance(how, str) else how
     budget = budget if isinstance(budget, Budget) else Budget(budget)
     tensors = prunable(model)
@@ -97,9 +105,14 @@ def cut(
     tensors = {name: p for name, p in tensors.items() if name not in exempt}
     if not tensors:
         raise UserError(f"keep={list(how.keep)} exempts every layer; nothing is left to prune")
-    needs = CRITERIA.get(how.criterion).needs
-    layers = gather(model, needs, batches(data, model), seed, tensors)
-    scores = score(layers, how.criterion, how.granularity)
+    if given is not None:
+        tensors = {name: p for name, p in tensors.items() if name in given}
+        layers = gather(model, (), only=tensors)
+        scores = _learned(given, layers, how)
+    else:
+        needs = CRITERIA.get(how.criterion).needs
+        layers = gather(model, needs, batches(data, model), seed, tensors)
+        scores = score(layers, how.criterion, how.granularity)
     if within is not None:
         dead = {
             n: find_granularity(how.granularity).pool(m.float()) == 0 for n, m in within.items()
@@ -152,6 +165,7 @@ def prune(
         >>> int((model.weight != 0).sum())
         10
     """
+    learning(method)
     how = Cut.of(
         method,
         criterion=criterion,
@@ -162,6 +176,51 @@ def prune(
     )
     found = cut(model, how, budget, data=data, within=within, seed=seed)
     _masks.apply(model, found)
+    return found
+
+
+def learning(method: str | Method) -> None:
+    """Refuse a method for weights whose scores only training gives.
+
+    Raises:
+        UserError: it is one; the message says what to call.
+    """
+    found = METHODS.get(method) if isinstance(method, str) else method
+    if found.gate is not None and found.removes == "weights":
+        name = method if isinstance(method, str) else found.gate
+        raise UserError(
+            f"{name} learns in training which weights go, and one cut trains nothing; run a recipe "
+            f"with it (thrifty.run, thrifty prune), or put the gate {found.gate!r} into your own "
+            f"loop and give cut(..., given=its scores)"
+        )
+
+
+def _learned(
+    given: Mapping[str, Tensor], layers: Mapping[str, Layer], how: Cut
+) -> dict[str, Tensor]:
+    """Scores that gates have learned, of units, all finite: -inf is for what is pruned already.
+
+    Raises:
+        UserError: a score is NaN or of another shape, none is given, or scores below 0 are to be
+            shared by an allocation that squares them.
+    """
+    units, found = find_granularity(how.granularity), {}
+    for name, layer in layers.items():
+        values = given[name].detach().to(layer.weight.device)
+        if values.shape != layer.weight.shape or bool(torch.isnan(values).any()):
+            wrong = "has NaN" if values.shape == layer.weight.shape else f"is {list(values.shape)}"
+            raise UserError(
+                f"the given score of {name} {wrong}; it has a number for each weight of "
+                f"{list(layer.weight.shape)}"
+            )
+        found[name] = units.pool(torch.nan_to_num(values))
+    if not found:
+        raise UserError("scores were given for none of the layers that may be pruned")
+    if how.allocation == "lamp" and any(bool((s < 0).any()) for s in found.values()):
+        raise UserError(
+            "the allocation lamp takes shares of squares, and these scores are below 0 in part; "
+            "use global, uniform or erk"
+        )
     return found
 
 
@@ -194,7 +253,7 @@ def _counts(
 ) -> Counts:
     units = sum(s.numel() for s in scores.values())
     if budget.of == "threshold":
-        return {n: max(1, int((s >= budget.amount).sum())) for n, s in scores.items()}
+        return {n: max(1, int((s.double() >= budget.amount).sum())) for n, s in scores.items()}
     if budget.of in ("macs", "bytes", "latency"):
         raise UserError(
             f"zeros among the weights save no {budget.of}; give a sparsity or params, or use a "

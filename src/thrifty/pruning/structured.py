@@ -20,6 +20,7 @@ from thrifty.errors import UserError
 from thrifty.pruning.allocation import Budget, allocate, matching
 from thrifty.pruning.criteria import CRITERIA
 from thrifty.pruning.evidence import Batch, gather
+from thrifty.pruning.gates import has_own_units
 from thrifty.pruning.gates.units import by_slice
 from thrifty.pruning.layers import EVIDENCE, Layer, prunable
 from thrifty.pruning.masks import Masks
@@ -341,7 +342,8 @@ def prune_channels(
         budget: what stays: ``Budget(.5, of="macs")``, of params, macs or bytes; a plain number
             is a sparsity, the share of the prunable weights that goes.
         example: an input as the network takes it, with its batch dimension.
-        data: batches or a data set, for criteria that need gradients.
+        data: batches or a data set, for criteria that need gradients, and for gates that a
+            network has anyway, which are read on it.
         keep: patterns of layers that stay whole.
         round: channels of a layer stay a multiple of this, or of an eighth of a narrow layer.
         seed: for criteria that draw lots.
@@ -358,9 +360,13 @@ def prune_channels(
     found = METHODS.get(method) if isinstance(method, str) else method
     if found.removes != "channels":
         raise UserError(f"{method} makes weights zero and removes no channels; use thrifty.prune")
-    groups = find_groups(model, example, keep)
     budget = budget if isinstance(budget, Budget) else Budget(budget)
     how = ChannelCut.of(found, round=round)
+    if found.gate is not None and has_own_units(found.gate):
+        from thrifty.pruning.learned import prune_own
+
+        return prune_own(model, found.gate, how, budget, example, data, keep)
+    groups = find_groups(model, example, keep)
     scored = scores(model, groups, how, data=data, seed=seed)
     shape = next(tuple(x.shape[1:]) for x in tensors_in([example]))
     cost, most, name = asked(model, groups, budget, shape)

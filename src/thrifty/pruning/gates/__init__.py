@@ -119,6 +119,12 @@ class Gate(Protocol):
 GATES: Registry[Callable[..., Gate]] = Registry("gate", "thrifty.pruning.gates", "thrifty.gates")
 
 
+def has_own_units(spec: str) -> bool:
+    """Whether the gate of that name removes units in its own way."""
+    found = GATES.get(parse_spec(spec).name)
+    return getattr(found, "own_units", Gate.own_units) is not Gate.own_units
+
+
 def gate(spec: str | Spec, **given: Any) -> Gate:
     """The gate that ``spec`` asks for, such as ``bn_scale?strength=1e-5``.
 

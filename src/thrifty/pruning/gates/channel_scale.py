@@ -102,7 +102,7 @@ class ChannelScale(Shrunk):
         for module in called(model, _NAME, _RAN).values():
             gate, weight = _gate(module).detach(), module.weight
             assert isinstance(weight, Tensor)
-            weight.copy_(_rows_scaled(module, weight, gate) + 0.0)  # + 0.0: no -0.0 is left
+            weight.copy_(rows_scaled(module, weight, gate) + 0.0)  # + 0.0: no -0.0 is left
             if isinstance(module.bias, Tensor):
                 module.bias.mul_(gate).add_(0.0)
         for module in holding(model, _NAME).values():
@@ -124,7 +124,7 @@ def _scaled(module: nn.Module, inputs: tuple[object, ...], output: Tensor) -> Te
     return output * _gate(module).to(output.dtype).view(-1, *[1] * size)
 
 
-def _rows_scaled(module: nn.Module, weight: Tensor, gate: Tensor) -> Tensor:
+def rows_scaled(module: nn.Module, weight: Tensor, gate: Tensor) -> Tensor:
     """``weight`` times the scale of the output channel that each element is for."""
     if not isinstance(module, nn.modules.conv._ConvTransposeNd):
         return weight * gate.view(-1, *[1] * (weight.dim() - 1))

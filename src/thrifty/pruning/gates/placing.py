@@ -20,6 +20,8 @@ LAYERS = (
     nn.Linear,
 )
 
+WEIGHT_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 
 
@@ -60,6 +62,42 @@ def places(
     return found
 
 
+def weight_places(model: nn.Module, keep: Sequence[str] = ()) -> dict[str, nn.Module]:
+    """Name -> convolution or linear layer of which single weights may be gated; the last one too.
+
+    Only layers that compute what their class in torch computes: no transposed convolutions, no
+    layers with a forward of their own, and not the projections that attention reads by itself.
+    Layers that share a weight are left out.
+
+    Raises:
+        UserError: none is left, a pattern of ``keep`` matches none, or a weight is made anew at
+            every step.
+    """
+    read = {
+        id(part)
+        for module in model.modules()
+        if isinstance(module, nn.MultiheadAttention)
+        for part in module.modules()
+    }
+    found = {
+        name: module
+        for name, module in _layers(model)
+        if any(type(module).forward is kind.forward for kind in WEIGHT_LAYERS)
+        and id(module) not in read
+    }
+    exempt = set(matching(tuple(keep), [weight_name(n) for n in found])) if keep else set()
+    found = {n: m for n, m in found.items() if weight_name(n) not in exempt}
+    if not found:
+        raise UserError(
+            f"{type(model).__name__} has no layer whose weights can be gated: that takes "
+            f"{', '.join(k.__name__ for k in WEIGHT_LAYERS)} layers that share no weight and are "
+            f"no part of attention" + (f", and keep={list(keep)} leaves none" if keep else "")
+        )
+    for name, module in found.items():
+        _check(name, module)
+    return found
+
+
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     uses = Counter(
         id(p)
@@ -80,6 +118,11 @@ def _check(name: str, module: nn.Module) -> None:
             f"the weight of {name} is computed at every step (a parametrization, or "
             f"torch.nn.utils.prune); remove that first, or leave the layer out with keep=[{name!r}]"
         )
+
+
+def listed(keep: Sequence[str] | str) -> tuple[str, ...]:
+    """Patterns of layers, in a text separated by commas."""
+    return tuple(k for k in keep.split(",") if k) if isinstance(keep, str) else tuple(keep)
 
 
 def weight_name(layer: str) -> str:

@@ -4,7 +4,8 @@ A method is data: which criterion scores, what is removed as one piece, how the 
 among layers, and when the cut happens.  Every field may be overridden by a recipe.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from thrifty.registry import Registry
@@ -28,6 +29,9 @@ class Method:
     """For channels: cut those that several layers make together; False spares them if it can."""
     gate: str | None = None
     """A gate to train with before the cut (``thrifty.pruning.gates``)."""
+    gate_train: Mapping[str, str | float] = field(default_factory=dict)
+    """Fields of ``train`` that training with the gate has otherwise, unless the recipe's training
+    has this optimizer already."""
     about: str
     """One line for listings."""
     source: str
