@@ -74,6 +74,7 @@ def process(*arguments: str, **more) -> subprocess.CompletedProcess:
 COMMANDS = [
     [],
     ["demo"],
+    ["train"],
     ["prune"],
     ["run"],
     ["validate"],
@@ -112,7 +113,7 @@ def test_no_command_is_left_out_of_these_tests():
     assert {c[0] for c in COMMANDS if c} == {n for n in app if not n.startswith("-")}
 
 
-@pytest.mark.parametrize("command", ["prune", "run", "validate", "report", "pick"])
+@pytest.mark.parametrize("command", ["train", "prune", "run", "validate", "report", "pick"])
 def test_help_has_an_example_that_parses(command, capsys):
     main([command, "--help"])
     words = " ".join(capsys.readouterr().out.split())
@@ -359,6 +360,7 @@ def rubbish(tmp_path_factory, done) -> Path:
 
 
 LENET = ["prune", "lenet", "--data", DIGITS, "-q", "--out", "new"]
+TRAIN = ["train", "lenet", "--data", DIGITS, "-q", "--out", "new"]
 DATA = ["prune", NET, *QUICK, "--out", "new", "--data"]
 
 WRONG = {
@@ -385,6 +387,35 @@ WRONG = {
     "data nowhere": ([*DATA, "folder:nowhere"], "no folder 'nowhere'"),
     "too much data": ([*DATA, "digits?train=5000"], "5000 asks for more than the 1258 rows"),
     "unknown method": ([*LENET, "--method", "magnitud"], "--method: .* did you mean magnitude"),
+    "two of three": (
+        [*LENET, "--sparsity", ".5", "--threshold", ".1"],
+        "--sparsity and --threshold each say how much goes; give one of them",
+    ),
+    "budget beside": (
+        [*LENET, "--sparsity", ".5", "--budget", "params=.5"],
+        "--sparsity and --budget each say",
+    ),
+    "threshold without gates": ([*LENET, "--threshold", ".1"], "magnitude has no gate"),
+    "threshold 1.5": (
+        [*LENET, "--method", "highway", "--threshold", "1.5"],
+        "1.5 is no threshold of the gate highway; T is in 0..1",
+    ),
+    "threshold nan": (
+        [*LENET, "--method", "highway", "--threshold", "nan"],
+        "--threshold: .*finite",
+    ),
+    "no threshold": ([*LENET, "--threshold"], "--threshold: give one at least"),
+    "no highway": (
+        [*LENET, "--method", "highway", "--threshold", ".1"],
+        "needs highway blocks and .* has none; .*method slimming",
+    ),
+    "train no highway": ([*TRAIN, "--gate-cost", ".1"], "needs highway blocks"),
+    "gate cost -1": ([*TRAIN, "--gate-cost", "-1"], "--gate-cost is -1; .* 0 or more"),
+    "gate cost nan": ([*TRAIN, "--gate-cost", "nan"], "--gate-cost is nan"),
+    "gate cost no number": ([*TRAIN, "--gate-cost", "x"], "--gate-cost is 'x'; .*a number"),
+    "two gates": ([*TRAIN, "--gate-cost", ".1", "--gate", "l0"], "give one of the two"),
+    "no such gate": ([*TRAIN, "--gate", "highwy"], "--gate: .*did you mean highway"),
+    "train no data": (["train", "lenet"], "thrifty train needs --data"),
     "unknown allocation": ([*LENET, "--allocation", "lam"], "--allocation: .* did you mean lamp"),
     "unknown key": ([*LENET, "--set", "train.epohcs=3"], "train.epohcs: .* did you mean epochs"),
     "no override": ([*LENET, "--set", "epochs"], "write key=value"),

@@ -33,6 +33,9 @@ FLOORS = {
     "channels": 2,
     "lowering": 3,
     "pruning": 3,
+    "population": 4,
+    "zoo": 5,
+    "zoos": 6,
     "training": 3,
     "pack": 4,
     "compiling": 5,
@@ -44,6 +47,8 @@ FLOORS = {
     "looks": 6,
     "sensitivities": 6,
     "surgeries": 6,
+    "running": 6,
+    "trainings": 6,
     "progress": 6,
     "endings": 6,
     "listings": 6,
@@ -69,6 +74,7 @@ TALKING = (
     "exports",
     "packings",
     "benching",
+    "running",
 )
 """Rooms that may print."""
 

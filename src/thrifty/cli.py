@@ -4,19 +4,18 @@ Results go to stdout and progress to stderr.  Nothing heavy is imported before a
 so ``thrifty --help`` answers at once.
 """
 
-import re
 import signal
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError
 
 from thrifty import __version__
 from thrifty.benching import bench
-from thrifty.endings import end, whole
+from thrifty.endings import end
 from thrifty.errors import UserError
 from thrifty.exports import export
 from thrifty.listings import (
@@ -31,14 +30,26 @@ from thrifty.listings import (
 )
 from thrifty.looks import look_app, look_recipe, run_look
 from thrifty.packings import pack
-from thrifty.registry import parse_spec
+from thrifty.running import (
+    MANY,
+    SHOWN,
+    Device,
+    Json,
+    Out,
+    Silent,
+    Threads,
+    Whole,
+    Workers,
+    given,
+    is_trained,
+    reported,
+    run_and_show,
+)
 from thrifty.sensitivities import sensitivity
-from thrifty.shown import text_table, to_json
+from thrifty.shown import to_json
 from thrifty.surgeries import groups, shrink
-
-if TYPE_CHECKING:
-    from thrifty.lab.front import Front
-    from thrifty.lab.recipe import Recipe
+from thrifty.trainings import train
+from thrifty.zoos import run_zoo, zoo_app, zoo_recipe_of
 
 app = App(
     name="thrifty",
@@ -51,30 +62,6 @@ app = App(
     suppress_keyboard_interrupt=False,
     result_action="return_value",
 )
-
-_output = Group("Output")
-_machine = Group("Machine")
-
-_flag = Parameter(negative="", show_default=False)
-
-Out = Annotated[
-    Path | None, Parameter(help="Folder of the run; one in runs/ if not given.", group=_output)
-]
-Json = Annotated[bool, _flag, Parameter("--json", help="Results as JSON.", group=_output)]
-Silent = Annotated[bool, _flag, Parameter(["--quiet", "-q"], help="No progress.", group=_output)]
-_many = Parameter(consume_multiple=True, negative="", show_default=False)
-_shown = Parameter(show_default=lambda many: " ".join(map(str, many)))
-Whole = Annotated[int, Parameter(converter=whole)]
-Threads = Annotated[
-    Whole | None,
-    Parameter(help="Threads a worker: 1 unless said; fastest for small networks.", group=_machine),
-]
-Workers = Annotated[
-    Whole | None, Parameter(help="Processes; as many as cores if not given.", group=_machine)
-]
-Device = Annotated[
-    str | None, Parameter(help="cpu, cuda, ...; a GPU if there is one.", group=_machine)
-]
 
 
 @app.command
@@ -97,8 +84,10 @@ def demo(
     from thrifty.lab.recipe import read
 
     said = [] if workers is None else [f"machine.workers={workers}"]
-    _run(read("demo", said), out, json, quiet)
+    run_and_show(read("demo", said), out, json, quiet)
 
+
+PRUNE = ("method", "sparsity", "budget", "threshold", "allocation", "keep")
 
 OPTIONS = {
     "model": "MODEL",
@@ -108,7 +97,7 @@ OPTIONS = {
     "train.epochs": "--train-epochs",
     "train.lr": "--lr",
     "retrain.epochs": "--epochs",
-    **{f"prune.{k}": f"--{k}" for k in ("method", "sparsity", "budget", "allocation", "keep")},
+    **{f"prune.{k}": f"--{k}" for k in PRUNE},
     **{f"machine.{k}": f"--{k}" for k in ("threads", "workers", "device")},
 }
 """What ``thrifty prune`` calls the keys of a recipe."""
@@ -120,17 +109,18 @@ def prune(
     /,
     *,
     data: str,
-    method: Annotated[list[str], _many, _shown] = ["magnitude"],  # noqa: B006
-    sparsity: Annotated[list[float], _many, _shown] = [0.5, 0.8, 0.9, 0.95],  # noqa: B006
+    method: Annotated[list[str], MANY, SHOWN] = ["magnitude"],  # noqa: B006
+    sparsity: Annotated[list[float] | None, MANY] = None,
     seeds: Whole = 3,
     epochs: Whole = 5,
     train_epochs: Whole | None = None,
     weights: str | None = None,
     lr: float | None = None,
-    budget: Annotated[list[str] | None, _many] = None,
+    budget: Annotated[list[str] | None, MANY] = None,
+    threshold: Annotated[list[float] | None, MANY] = None,
     allocation: str | None = None,
-    keep: Annotated[list[str] | None, _many] = None,
-    set: Annotated[list[str] | None, _many] = None,
+    keep: Annotated[list[str] | None, MANY] = None,
+    set: Annotated[list[str] | None, MANY] = None,
     out: Out = None,
     threads: Threads = None,
     workers: Workers = None,
@@ -155,10 +145,13 @@ def prune(
     method
         One or more of ``thrifty methods``.
     sparsity
-        Shares of the prunable weights that become zero or are removed: 90 % is .9.
+        Shares of the prunable weights that become zero or are removed: 90 % is .9.  If nothing
+        else is said: .5 .8 .9 .95.
     budget
         Instead of sparsity, what is kept, for methods that remove channels: ``macs=.5``,
         ``params=100k``, ``bytes=1MB``, ``latency=.7``; several amounts of one kind.
+    threshold
+        Instead of sparsity, for methods with gates: what a gate must say of a unit for it to stay.
     seeds
         How many times everything is repeated, for the spread.
     epochs
@@ -178,26 +171,32 @@ def prune(
     """
     from thrifty.lab.recipe import make, overridden
 
-    if train_epochs is None and _is_trained(model, weights):
+    if train_epochs is None and is_trained(model, weights):
         train_epochs = 0
     values: dict[str, Any] = {
         "model": model,
         "weights": weights,
         "data": data,
         "seeds": seeds,
-        "train": _given(epochs=train_epochs, lr=lr),
-        "prune": _given(method=method, allocation=allocation, keep=keep)
-        | _levels(sparsity, budget),
+        "train": given(epochs=train_epochs, lr=lr),
+        "prune": given(method=method, allocation=allocation, keep=keep)
+        | _levels(sparsity, budget, threshold),
         "retrain": {"epochs": epochs},
-        "machine": _given(threads=threads, workers=workers, device=device),
+        "machine": given(threads=threads, workers=workers, device=device),
     }
-    _run(make(overridden(values, set or ()), "thrifty prune", OPTIONS), out, json, quiet)
+    run_and_show(make(overridden(values, set or ()), "thrifty prune", OPTIONS), out, json, quiet)
 
 
-def _levels(sparsity: list[float], budget: list[str] | None) -> dict[str, Any]:
-    """Sparsities, or the amounts of a budget by its kind."""
+def _levels(
+    sparsity: list[float] | None, budget: list[str] | None, threshold: list[float] | None
+) -> dict[str, Any]:
+    """Sparsities, the amounts of a budget by its kind, or thresholds."""
+    options = {"--sparsity": sparsity, "--budget": budget, "--threshold": threshold}
+    said = [name for name, values in options.items() if values is not None]
+    if len(said) > 1:
+        raise UserError(f"{' and '.join(said)} each say how much goes; give one of them")
     if not budget:
-        return {"sparsity": sparsity}
+        return given(sparsity=sparsity, threshold=threshold)
     amounts: dict[str, list[str]] = {}
     for text in budget:
         of, mark, amount = text.partition("=")
@@ -232,12 +231,14 @@ def run(
     """
     from thrifty.lab.recipe import make, values_of
 
-    machine = _given(threads=threads, workers=workers, device=device)
+    machine = given(threads=threads, workers=workers, device=device)
     said = [*overrides, *(f"machine.{k}={v}" for k, v in machine.items())]
     values, where = values_of(recipe, said)
     if "look" in values:
         return run_look(values, where, out or Path("runs") / Path(recipe).stem, json)
-    return _run(make(values, where), out, json, quiet)
+    if "zoo" in values:
+        return run_zoo(values, where, out or Path("runs") / Path(recipe).stem, quiet)
+    return run_and_show(make(values, where), out, json, quiet)
 
 
 @app.command
@@ -256,13 +257,15 @@ def validate(recipe: str, /, *overrides: str) -> None:
     from thrifty.lab.recipe import make, values_of
 
     values, where = values_of(recipe, overrides)
-    found = look_recipe(values, where) if "look" in values else make(values, where)
+    kinds = {"look": look_recipe, "zoo": zoo_recipe_of}
+    read = next((kinds[key] for key in kinds if key in values), make)
+    found: Any = read(values, where)
     print(found.to_yaml(), end="")
     print(f"{recipe} is a good recipe, {found.identity}", file=sys.stderr)
 
 
 @app.command
-def report(runs: Annotated[list[Path], _many], /, *, out: Path | None = None) -> None:
+def report(runs: Annotated[list[Path], MANY], /, *, out: Path | None = None) -> None:
     """Write ``report.html``, SVG and PNG for one RUN, or for several together.
 
     Example: ``thrifty report runs/one runs/two --out both``
@@ -278,7 +281,7 @@ def report(runs: Annotated[list[Path], _many], /, *, out: Path | None = None) ->
 
     front = read_front(*runs)
     folder = out or (runs[0] if len(runs) == 1 else Path("report"))
-    for path in _report(front, Store(runs[0]), folder):
+    for path in reported(front, Store(runs[0]), folder):
         print(path)
 
 
@@ -320,7 +323,18 @@ def pick(
 
 
 _listings = (criteria, methods, gates, allocations, nets, datasets, sources, recipes_app)
-for _command in (groups, shrink, pack, export, bench, sensitivity, *_listings, look_app):
+for _command in (
+    train,
+    groups,
+    shrink,
+    pack,
+    export,
+    bench,
+    sensitivity,
+    *_listings,
+    look_app,
+    zoo_app,
+):
     app.command(_command)
 
 
@@ -347,50 +361,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not stopped:
             raise
         end(KeyboardInterrupt(stopped[0]), said)
-
-
-def _run(recipe: "Recipe", out: Path | None, as_json: bool, quiet: bool) -> None:
-    from thrifty.lab.run import run as run_recipe
-    from thrifty.lab.store import Store
-    from thrifty.progress import view
-
-    folder = out or Path("runs") / _name(recipe)
-    with view(quiet) as tell:
-        front = run_recipe(recipe, folder, tell=tell)
-    if as_json:
-        print(to_json(front.to_dict() | {"run": str(folder)}), flush=True)
-    else:
-        print(text_table(front.table()), flush=True)
-    written = _report(front, Store(folder), folder)
-    if not as_json:
-        beside = f", and {len(written) - 1} pictures beside it" if written[1:] else ""
-        print(f"\n{written[0]}{beside}")
-
-
-def _report(front: "Front", store: Any, folder: Path) -> list[Path]:
-    from thrifty.lab.records import titled
-    from thrifty.report.write import write_report
-
-    about = store.conditions()
-    shown = dict(about["conditions"]) | {"recipe": store.recipe.read_text()}
-    title = titled(about["model"], about["data"])
-    return write_report(front, folder, title=title, conditions=shown)
-
-
-def _name(recipe: "Recipe") -> str:
-    text = f"{recipe.model}-{recipe.data.partition('?')[0]}"
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", text)[:60].strip("-.") + "-" + recipe.identity[:6]
-
-
-def _is_trained(model: str, weights: str | None) -> bool:
-    """Whether a network comes with weights of some training."""
-    from thrifty.nets import file_of
-
-    options = parse_spec(model).options
-    return bool(
-        weights or options.get("weights") or options.get("pretrained") or file_of(model) is not None
-    )
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if v is not None}

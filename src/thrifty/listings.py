@@ -31,7 +31,7 @@ def methods(*, where: Where = False) -> None:
 
 
 def gates(*, where: Where = False) -> None:
-    """List the gates, which learn in training what each channel is worth."""
+    """List the gates, which learn in training what each channel or weight is worth."""
     from thrifty.pruning.gates import GATES
 
     _list(GATES, where)

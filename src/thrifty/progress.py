@@ -125,7 +125,9 @@ def describe(event: Event) -> str:
     """One finished network in words: its own, if it has any."""
     if "text" in event:
         return str(event["text"])
+    threshold = event.get("threshold")
     level = f" {event['level']:g}" if event["level"] else ""
+    level = level if threshold is None else f" threshold {threshold:g}"
     return (
         f"seed {event['seed']}  {event['method']}{level}:  "
         f"accuracy {100 * event['accuracy']:.2f} %  "

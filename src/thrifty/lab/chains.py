@@ -11,6 +11,7 @@ from pathlib import Path
 
 from thrifty import files
 from thrifty.errors import UserError
+from thrifty.lab.gating import Unit, unit_of
 from thrifty.lab.recipe import Recipe, identity
 from thrifty.lab.records import CONTROL, DENSE
 from thrifty.lab.rules import RULES
@@ -21,6 +22,7 @@ from thrifty.pruning.methods import METHODS
 from thrifty.pruning.pruning import Cut
 from thrifty.pruning.schedules import Schedule, schedule
 from thrifty.pruning.structured import ChannelCut
+from thrifty.training.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,25 @@ class Chains:
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods of the recipe and, where asked for, the control."""
-        return self.recipe.methods + ((CONTROL,) if self.recipe.control else ())
+        control = self.recipe.control and self.recipe.prune.method
+        return self.recipe.methods + ((CONTROL,) if control else ())
+
+    @property
+    def leader(self) -> str | None:
+        """The method whose cuts the control measures once they are made, ``None`` if it chooses
+        the same on its own: what gates choose, no network without them shows."""
+        if self.recipe.prune.method:
+            first = self.recipe.prune.method[0]
+            if self.recipe.prune.threshold is not None or self.unit(first) == "own":
+                return first
+        return None
 
     def levels(self, method: str) -> tuple[float, ...]:
         """What the levels of a method's chain are called: the share that goes, where it is one."""
         return tuple(
-            round(1 - b.amount, 6) if b.of != "sparsity" and b.amount <= 1 else b.amount
+            b.amount
+            if b.of in ("sparsity", "threshold") or b.amount > 1
+            else round(1 - b.amount, 6)
             for b in self.budgets(method)
         )
 
@@ -65,9 +80,28 @@ class Chains:
             round=said.round,
         )
 
+    def gate(self, method: str) -> str | None:
+        """The gate that a method learns by, with the recipe's options."""
+        if method == CONTROL or METHODS.get(method).gate is None:
+            return None
+        return self.recipe.prune.gate or METHODS.get(method).gate
+
+    def unit(self, method: str) -> Unit | None:
+        """What the gate of a method scores, ``None`` if it has no gate."""
+        spec = self.gate(method)
+        return None if spec is None else unit_of(spec)
+
     def gated(self, seed: int, method: str) -> Step | None:
-        """The folder of the parent that a method trains with gates before its cuts, if it does."""
-        if method == CONTROL or METHODS.get(method).gate is None or not self.gate_epochs(method):
+        """The folder of the parent that a method trains with gates before its cuts, if it does.
+
+        A network that has its gates anyway is trained again only to give them an incentive: not
+        if the dense parent had one, or comes with its weights.
+        """
+        if self.gate(method) is None or not self.gate_epochs(method):
+            return None
+        train = self.recipe.train
+        asked = self.recipe.prune.gate_epochs is not None or self.unit(method) != "own"
+        if not asked and (not train.epochs or train.gate is not None):
             return None
         key = identity("gated", self.key(seed), method, self._gate(method))
         return self.store.step(f"seed{seed}-{method}-gated", key)
@@ -77,9 +111,21 @@ class Chains:
         said = self.recipe.prune.gate_epochs
         return said if said is not None else self.recipe.train.epochs or self.recipe.retrain.epochs
 
+    def gate_plan(self, method: str) -> Plan:
+        """How a method trains with its gates."""
+        changes = self.gate_train(method) | {"epochs": self.gate_epochs(method), "gate": None}
+        return self.recipe.train.model_copy(update=changes)
+
+    def gate_train(self, method: str) -> dict[str, object]:
+        """Where training with gates differs from ``train``: by the method, then by the recipe."""
+        said, theirs = self.recipe.prune.gate_train, dict(METHODS.get(method).gate_train)
+        if theirs.get("optimizer") == self.recipe.train.optimizer:
+            theirs = {}
+        return theirs | (said.model_dump(exclude_none=True) if said is not None else {})
+
     def _gate(self, method: str) -> list[object]:
-        said = self.recipe.prune
-        return [said.gate or METHODS.get(method).gate, self.gate_epochs(method), sorted(said.keep)]
+        keep, changes = sorted(self.recipe.prune.keep), self.gate_train(method)
+        return [self.gate(method), self.gate_epochs(method), keep, *([changes] if changes else [])]
 
     def _allocation(self, method: str) -> str:
         cut = self.channel_cut(method) if self.removes(method) else self.cut(method)
@@ -102,8 +148,20 @@ class Chains:
         )
 
     def schedule(self, method: str) -> Schedule:
-        """When a method cuts; the control goes level by level, as long as the longest chain."""
+        """When a method cuts; the control goes level by level, as long as the longest chain, or
+        as its leader does."""
         return schedule(self._schedule(method))
+
+    def turn(self, method: str, number: int) -> int:
+        """What counts as the number of a level in the seed of its retraining.
+
+        A level that is cut from one parent is the same whatever other levels there are.  Where
+        nothing of gates is in play levels are counted all the same, as they were from the first.
+        """
+        lead = self.leader if method == CONTROL else method
+        late = lead is not None and self.unit(lead) in ("own", "weight")
+        late = late or self.recipe.prune.threshold is not None
+        return 0 if late and self.schedule(method).start == "dense" else number
 
     def dense(self, seed: int) -> Step:
         """The folder of a dense parent."""
@@ -141,18 +199,24 @@ class Chains:
         parent = identity("dense", begin, self.weights_digest, seed)
         if method == DENSE:
             return parent
+        if method == CONTROL and self.leader is not None:
+            chained = self.schedule(method).start == "previous"
+            made = [self.key(seed, self.leader, n) for n in range(number + 1)]
+            return identity("control", parent, made if chained else made[-1:])
         if self.removes(method):
             return self._channel_key(parent, seed, method, number)
         how, levels = self.cut(method), self.levels(method)
         chained = self.schedule(method).start == "previous"
+        gated = self.gated(seed, method)
         return identity(
             "level",
-            parent,
+            gated.key if gated is not None else parent,
             CONTROL if method == CONTROL else "",
             [how.criterion, how.granularity, how.allocation, sorted(how.keep), how.layers],
             self._schedule(method),
             levels[: number + 1] if chained else levels[number : number + 1],
             said.get("retrain", {}),
+            *(["threshold"] if self.recipe.prune.threshold is not None else []),
         )
 
     def _channel_key(self, parent: str, seed: int, method: str, number: int) -> str:
@@ -170,6 +234,7 @@ class Chains:
             budgets[: number + 1] if chained else budgets[number : number + 1],
             said.get("retrain", {}),
             said.get("prune", {}).get("rules") if method == RULES else None,
+            *([self._gate(method)] if self.unit(method) == "own" else []),
         )
 
     @functools.cached_property
@@ -185,7 +250,7 @@ class Chains:
 
     def _schedule(self, method: str) -> str:
         if method == CONTROL:
-            return "iterative"
+            return "iterative" if self.leader is None else self._schedule(self.leader)
         if self.recipe.prune.schedule is not None and method not in ("random", "random_filter"):
             return self.recipe.prune.schedule
         return METHODS.get(method).schedule

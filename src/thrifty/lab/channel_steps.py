@@ -8,11 +8,8 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from thrifty.channels.finding import groups as find_groups
@@ -20,21 +17,17 @@ from thrifty.channels.groups import Groups, Kept
 from thrifty.channels.removal import removed
 from thrifty.channels.shrinking import surgery
 from thrifty.data import Data
-from thrifty.files import written
+from thrifty.lab.gate_steps import INPUTS, read, read_dense, rehearse_gates
+from thrifty.lab.gating import cutoff_of, example_of, gate_for, read_scores
 from thrifty.lab.measure import costs, judge, latency_ratio
 from thrifty.lab.rules import RULES, ruled
-from thrifty.lab.store import Step
 from thrifty.pruning import masks as _masks
 from thrifty.pruning.allocation import Budget
-from thrifty.pruning.gates import Gate, gate
-from thrifty.pruning.gates.group_growth import GroupGrowth
 from thrifty.pruning.layers import prunable
+from thrifty.pruning.learned import above
 from thrifty.pruning.masks import Masks
-from thrifty.pruning.methods import METHODS
 from thrifty.pruning.structured import ChannelCut, Whole, as_masks, asked, choose, scores
-from thrifty.registry import Spec, parse_spec
-from thrifty.training.loop import derive, train
-from thrifty.training.recovery import course, damage, recalibrate
+from thrifty.training.recovery import damage, recalibrate
 
 if TYPE_CHECKING:
     from thrifty.lab.steps import Lab
@@ -81,11 +74,6 @@ class Dense:
         }
 
 
-def example_of(data: Data, device: torch.device) -> Tensor:
-    """Two inputs as the network takes them."""
-    return data.prepare(data.test.inputs[:2].to(device))
-
-
 def chosen(
     model: nn.Module,
     dense: Dense,
@@ -96,11 +84,13 @@ def chosen(
     seed: int = 0,
     given: Mapping[str, Tensor] | None = None,
     groups: Groups | None = None,
+    lowest: float | None = None,
 ) -> tuple[Groups, Kept]:
     """The groups of ``model`` and the units that stay under ``budget``.
 
     Args:
         given: scores of trained gates by the name of a weight.
+        lowest: keep the units that score more, instead of meeting the budget.
 
     Raises:
         UserError: the budget cannot be met, or nothing can be cut.
@@ -109,12 +99,21 @@ def chosen(
     found = groups or find_groups(model, example_of(data, device), how.keep)
     how = dataclasses.replace(how, keep=())
     scored = scores(model, found, how, data=data, seed=seed, given=given)
-    cost, most, name = _asked(model, dense, budget, data, found)
+    if lowest is not None:
+        return found, above(scored, lowest)
+    cost, most, name = _asked(
+        model, dense, budget, data, found, lambda k: removed(model, found, k)[0]
+    )
     return found, choose(found, scored, cost, most, how, name)
 
 
 def _asked(
-    model: nn.Module, dense: Dense, budget: Budget, data: Data, groups: Groups
+    model: nn.Module,
+    dense: Dense,
+    budget: Budget,
+    data: Data,
+    groups: Groups,
+    smaller: Callable[[Kept], nn.Module],
 ) -> tuple[Callable[[Kept], float], float, str]:
     """What is asked of a network, how much of it there may be, and what it is called."""
     if budget.of != "latency":
@@ -122,7 +121,7 @@ def _asked(
         return asked(model, groups, budget, data.shape, whole)
 
     def latency(kept: Kept) -> float:
-        return latency_ratio(removed(model, groups, kept)[0], model, data, seconds=0.3)
+        return latency_ratio(smaller(kept), model, data, seconds=0.3)
 
     return latency, budget.amount, "latency as a share of the network's before the cut"
 
@@ -130,32 +129,98 @@ def _asked(
 def channel_level(lab: "Lab", seed: int, method: str, number: int) -> int:
     """Cut the network before to a level, retrain what is left, and measure it."""
     chains, data = lab.chains, lab.data
-    step, parent = chains.level(seed, method, number), chains.dense(seed)
+    step = chains.level(seed, method, number)
     if step.done:
         return 0
-    gated = chains.gated(seed, method)
-    chained = chains.schedule(method).start == "previous" and number > 0
-    start = chains.level(seed, method, number - 1) if chained else gated or parent
-    if gated is not None:
+    if chains.gated(seed, method) is not None:
         lab.gate(seed, method)
-    dense = Dense.of(lab.build(parent.model), data.shape)
-    model = lab.build(start.model)
-    if method == RULES:
-        small, taken, held = ruled(model, lab.recipe.prune, number, data, seed=lab.lots(seed))
-    else:
-        given = read_scores(gated)
-        how, budget = chains.channel_cut(method), chains.budgets(method)[number]
-        groups, kept = chosen(model, dense, how, budget, data, seed=lab.lots(seed), given=given)
-        small = surgery(model, example=example_of(data, lab.device), kept=kept, groups=groups).model
-        taken, held = as_masks(model, groups, kept), None
+    dense = Dense.of(lab.build(chains.dense(seed).model), data.shape)
+    model, small, taken, held, empty = cut_channels(lab, seed, method, number)
+    if empty:
+        lab.note(
+            f"level {chains.levels(method)[number]:g} leaves no channel of {', '.join(empty)}, "
+            f"{len(empty)} groups in all; they pass on what they are given"
+        )
     hurt = damage(dict(model.named_parameters()), None, taken)
     if lab.recipe.retrain.recalibrate:
         recalibrate(small, data, augmented=lab.recipe.train.augment)
     accuracy_cut = judge(small, data).accuracy
     if held is None:
-        held = _masks.of_zeros(small) if _masks.of_zeros(small).sparsity else None
+        held = _masks.born(small)
     lab.retrain_level(small, step, seed, method, number, held, hurt, accuracy_cut, taken, dense)
     return 1
+
+
+class Channels(NamedTuple):
+    """A level that removes channels, before and after the cut."""
+
+    model: nn.Module
+    small: nn.Module
+    taken: Masks
+    """What went, of the weights of ``model``."""
+    held: Masks | None
+    """What is to stay zero in ``small``; None if that is what is zero."""
+    empty: tuple[str, ...] = ()
+    """Groups that lost all of their units."""
+
+
+def cut_channels(lab: "Lab", seed: int, method: str, number: int) -> Channels:
+    """The network that a level cuts, and what is left of it; nothing is retrained."""
+    chains, data = lab.chains, lab.data
+    gated, parent = chains.gated(seed, method), chains.dense(seed)
+    chained = chains.schedule(method).start == "previous" and number > 0
+    start = chains.level(seed, method, number - 1) if chained else gated or parent
+    dense = Dense.of(lab.build(parent.model), data.shape)
+    model, budget = lab.build(start.model), chains.budgets(method)[number]
+    if method == RULES:
+        return Channels(model, *ruled(model, lab.recipe.prune, number, data, seed=lab.lots(seed)))
+    if chains.unit(method) == "own":
+        read_dense(lab, seed, method)
+        groups, kept, small = cut_own(lab, model, dense, method, budget)
+    else:
+        how, lots, given = chains.channel_cut(method), lab.lots(seed), read_scores(gated)
+        lowest = None
+        if budget.of == "threshold":
+            lowest = cutoff_of(chains.gate(method) or "", budget.amount)
+        groups, kept = chosen(
+            model, dense, how, budget, data, seed=lots, given=given, lowest=lowest
+        )
+        small = surgery(model, example=example_of(data, lab.device), kept=kept, groups=groups).model
+    empty = tuple(name for name, keep in kept.items() if not bool(keep.any()))
+    return Channels(model, small, as_masks(model, groups, kept), None, empty)
+
+
+def cut_own(
+    lab: "Lab",
+    model: nn.Module,
+    dense: Dense,
+    method: str,
+    budget: Budget,
+    inputs: int = INPUTS,
+) -> tuple[Groups, Kept, nn.Module]:
+    """In place: measure ``model`` with a gate that has units of its own; remove some of them.
+
+    Args:
+        inputs: training inputs that the gate is read on.
+
+    Returns:
+        The units, those that are kept, and the smaller network.
+    """
+    how, keep = lab.chains.channel_cut(method), lab.recipe.prune.keep
+    found = gate_for(lab.chains.gate(method) or "", model, lab.data)
+    found.attach(model)
+    given = read(lab, found, model, inputs)
+    groups = found.own_units(model, keep)
+    assert groups is not None
+    scored = scores(model, groups, dataclasses.replace(how, keep=()), given=given)
+    if budget.of == "threshold":
+        kept = above(scored, found.cutoff(budget.amount), least=0)
+    else:
+        cost, most, name = _asked(
+            model, dense, budget, lab.data, groups, lambda k: found.removed(model, groups, k)
+        )
+        kept = choose(groups, scored, cost, most, how, name)
+    return groups, kept, found.removed(model, groups, kept)
 
 
 def rehearse(lab: "Lab", model: nn.Module, method: str) -> None:
@@ -170,77 +235,18 @@ def rehearse(lab: "Lab", model: nn.Module, method: str) -> None:
             ruled(model, lab.recipe.prune, number, data)
         return
     dense, how, groups, given = Dense.of(model, data.shape), chains.channel_cut(method), None, None
-    if METHODS.get(method).gate is not None:
-        found = find_groups(model, example_of(data, lab.device), lab.recipe.prune.keep)
-        trial = gate_of(lab.recipe.prune.gate or METHODS.get(method).gate or "", found)
-        gated = copy.deepcopy(model)
-        trial.attach(gated)  # its scales, not trained yet, show which channels it can score
-        given = None if isinstance(trial, GroupGrowth) else trial.scores(gated)
-    for budget in chains.budgets(method):
-        if budget.of != "latency":
-            groups, kept = chosen(model, dense, how, budget, data, given=given, groups=groups)
-    if groups is not None:
+    budgets = [b for b in chains.budgets(method) if b.of not in ("latency", "threshold")]
+    if chains.unit(method) == "own":
+        for budget in budgets or chains.budgets(method)[-1:]:
+            cut_own(lab, copy.deepcopy(model), dense, method, budget, inputs=2)
+        return
+    if chains.gate(method) is not None:
+        groups = find_groups(model, example_of(data, lab.device), lab.recipe.prune.keep)
+        given = rehearse_gates(lab, model, method)
+    for budget in budgets:
+        groups, kept = chosen(model, dense, how, budget, data, given=given, groups=groups)
+    if groups is not None and budgets:
         surgery(model, example=example_of(data, lab.device), kept=kept, groups=groups)
-
-
-def gated_parent(lab: "Lab", step: Step, seed: int, method: str) -> int:
-    """Train the network that a method cuts, with its gates; gates that learn from a network as it
-    is (those that put it back, and growing regularisation) begin at the dense parent."""
-    chains, data, recipe = lab.chains, lab.data, lab.recipe
-    torch.manual_seed(derive(seed, "init"))
-    model = lab.build(recipe.weights)
-    groups = find_groups(model, example_of(data, lab.device), recipe.prune.keep)
-    found = gate_of(recipe.prune.gate or METHODS.get(method).gate or "", groups)
-    fresh = recipe.train.epochs > 0 and not found.restores and not isinstance(found, GroupGrowth)
-    if not fresh:
-        model = lab.build(chains.dense(seed).model)
-    found.attach(model)
-    plan = recipe.train.model_copy(update={"epochs": chains.gate_epochs(method)})
-    log = train(
-        model,
-        data,
-        plan,
-        seed=derive(seed, "gated"),
-        gate=found,
-        lr_of=None if recipe.train.epochs else course("finetune", recipe.train, plan.epochs),
-        checkpoint=step.checkpoint,
-        checkpoint_seconds=recipe.machine.checkpoint_seconds,
-        tell=lab.events(method, 0.0),
-    )
-    scored = found.scores(model)
-    found.fold(model)
-    if found.restores or not isinstance(found, GroupGrowth):
-        save_scores(scored, step.folder)
-    lab.finish(model, step, log, None, seed=seed, method=f"{method} gated", level=0.0)
-    return 1
-
-
-def gate_of(spec: str, groups: Groups) -> Gate:
-    """The gate of that name and options for a network with those groups.
-
-    ``bn_scale`` becomes ``channel_scale`` where no channel has a scale of its own.
-    """
-    asked = parse_spec(spec)
-    if asked.name == "bn_scale" and not any(g.of("scale") for g in groups.free):
-        asked = Spec("channel_scale", asked.options)
-    return gate(asked, groups=groups)
-
-
-GATE_SCORES = "gates.safetensors"
-"""Scores of trained gates, in the folder of the gated parent."""
-
-
-def save_scores(found: Mapping[str, Tensor], folder: Path) -> None:
-    """Write the scores of gates beside the network they were trained in."""
-    with written(folder / GATE_SCORES) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in found.items()}, temporary)
-
-
-def read_scores(gated: Step | None) -> dict[str, Tensor] | None:
-    """What :func:`save_scores` wrote, if it did."""
-    if gated is None or not (gated.folder / GATE_SCORES).is_file():
-        return None
-    return load_file(gated.folder / GATE_SCORES)
 
 
 def removing(model: nn.Module, data: Data, how: ChannelCut, budget: Budget, seed: int) -> Masks:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from thrifty.errors import NoPoint, UserError
+from thrifty.lab.gate_readings import Reading
 from thrifty.lab.records import CONTROL, DENSE, Point, Record, points
 from thrifty.shown import Shown, html_table
 
@@ -111,6 +112,8 @@ class Front(Shown):
     records: tuple[Record, ...]
     where: str = ""
     """The run folders it was read from, for messages."""
+    readings: tuple[Reading, ...] = ()
+    """What gates said of the channels of the dense and gated parents."""
 
     @property
     def points(self) -> list[Point]:
@@ -246,7 +249,7 @@ def table(rows: Sequence[Point]) -> list[dict[str, str]]:
     return [
         {
             "method": p.method,
-            "asked": "" if p.method in (DENSE, CONTROL) else f"{p.level:g}",
+            "asked": "" if p.method in (DENSE, CONTROL) else asked(p),
             "sparsity %": f"{100 * p.sparsity:.2f}",
             "accuracy %": _percent(p.accuracy, p.accuracy_std),
             "drop": f"{100 * p.drop:+.2f}",
@@ -263,6 +266,11 @@ def table(rows: Sequence[Point]) -> list[dict[str, str]]:
         }
         for p in rows
     ]
+
+
+def asked(point: Point | Record) -> str:
+    """What was asked for, as a label: ``0.9``, or ``threshold 0.05``."""
+    return f"{point.level:g}" if point.threshold is None else f"threshold {point.threshold:g}"
 
 
 def _number(value: float | None) -> str:

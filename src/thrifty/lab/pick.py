@@ -65,7 +65,8 @@ def pick_from(
         raise UserError(f"no cost is called {of!r}; {suggest(of, COSTS)}")
     store = Store(run)
     point = store.front().pick(max_drop, of)  # type: ignore[arg-type]
-    same = [r for r in store.front().records if (r.method, r.level) == (point.method, point.level)]
+    wanted = (point.method, point.level, point.threshold)
+    same = [r for r in store.front().records if (r.method, r.level, r.threshold) == wanted]
     record = max(same, key=lambda r: (r.accuracy, -r.seed))
     step = _step(store, record)
     if to is None:

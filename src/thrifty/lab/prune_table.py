@@ -1,4 +1,4 @@
-"""What a recipe says under ``prune``: methods, levels or budgets, and what is done where."""
+"""What a recipe says under ``prune``: methods, how far they go, and what is done where."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +14,7 @@ from pydantic import (
 
 from thrifty.errors import UserError
 from thrifty.registry import parse_spec, suggest
+from thrifty.training.plan import Positive, known_gate
 
 if TYPE_CHECKING:
     from thrifty.pruning.allocation import Budget
@@ -69,13 +70,6 @@ def _sparsity(value: float) -> float:
     return value
 
 
-def _known_gate(name: str) -> str:
-    from thrifty.pruning.gates import GATES
-
-    GATES.get(parse_spec(name).name)
-    return name
-
-
 def _amount(value: Any) -> Any:
     """``1MB`` and ``200k`` are numbers too."""
     if not isinstance(value, str):
@@ -108,6 +102,14 @@ def _rising(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted(distinct(values)))
 
 
+SPARSITY = (0.5, 0.8, 0.9, 0.95)
+
+
+def _levels(value: Any) -> Any:
+    """Null is as if nothing were said."""
+    return SPARSITY if value is None else listed(value)
+
+
 Sparsity = Annotated[float, AfterValidator(_sparsity)]
 
 
@@ -125,6 +127,16 @@ class Rule(Table):
     """Share of the channels or weights that goes; that of the level if not given."""
 
 
+class GateTrain(Table):
+    """Where training with gates differs from ``train``; as there, if not given."""
+
+    optimizer: Literal["sgd", "adam", "adamw"] | None = None
+    lr: Positive | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    schedule: Literal["cosine", "step", "one_cycle", "linear", "constant"] | None = None
+    batch: Annotated[int, Field(ge=1)] | None = None
+
+
 Amounts = Annotated[
     tuple[Annotated[float, BeforeValidator(_amount), Field(gt=0, allow_inf_nan=False)], ...],
     BeforeValidator(listed),
@@ -140,15 +152,15 @@ class Prune(Table):
         tuple[Annotated[str, AfterValidator(_known_method)], ...],
         BeforeValidator(listed),
         AfterValidator(distinct),
-        Field(min_length=1),
     ] = ("magnitude",)
-    """Methods, each with a chain of levels of its own (``thrifty methods``)."""
+    """Methods, each with a chain of levels of its own (``thrifty methods``); with none, the dense
+    parents are all there is."""
     sparsity: Annotated[
         tuple[Sparsity, ...],
-        BeforeValidator(listed),
+        BeforeValidator(_levels),
         AfterValidator(_rising),
         Field(min_length=1),
-    ] = (0.5, 0.8, 0.9, 0.95)
+    ] = SPARSITY
     """Levels: shares of the prunable weights that become zero, in rising order."""
     criterion: Annotated[str, AfterValidator(_known_criterion)] | None = None
     """Instead of the methods' own (``thrifty criteria``)."""
@@ -162,12 +174,26 @@ class Prune(Table):
     budget: Annotated[dict[str, Amounts], AfterValidator(_one_budget)] | None = None
     """Instead of ``sparsity``: what is kept, such as ``{macs: [.5, .3]}``; params, macs, bytes,
     latency, as shares of the dense network or as numbers."""
+    threshold: (
+        Annotated[
+            tuple[Annotated[float, Field(allow_inf_nan=False)], ...],
+            BeforeValidator(listed),
+            AfterValidator(_rising),
+            Field(min_length=1),
+        ]
+        | None
+    ) = None
+    """Instead of ``sparsity``, for methods with gates: what a unit must score to stay, in the
+    words of the gate; one trained network, cut at each."""
     round: Annotated[int, Field(ge=1)] = 8
-    """Channels of a layer stay a multiple of this, or of an eighth of a narrower layer."""
-    gate: Annotated[str, AfterValidator(_known_gate)] | None = None
+    """Channels of a layer stay a multiple of this, or of an eighth of a narrower layer; at a
+    threshold they are as many as it leaves."""
+    gate: Annotated[str, AfterValidator(known_gate)] | None = None
     """Gates to train with, instead of the method's own: ``bn_scale?strength=1e-5``."""
     gate_epochs: Annotated[int, Field(ge=0)] | None = None
     """Epochs of training with gates; those of ``train`` if not given, or of ``retrain``."""
+    gate_train: GateTrain | None = None
+    """Where training with gates differs from ``train``, instead of where the method says so."""
     rules: dict[str, Rule | Literal["keep"]] | None = None
     """For the method ``rules``: ``conv``, ``linear`` or patterns of layers to what is done there;
     of several that match, the last one given counts."""
@@ -177,6 +203,9 @@ class Prune(Table):
         from thrifty.pruning.methods import METHODS
 
         found = {name: METHODS.get(name) for name in self.method}
+        mistakes = self._gates_fit() + (self._thresholds_fit() if self.threshold else [])
+        if mistakes:
+            raise UserError("; ".join(mistakes))
         if self.budget is not None:
             for name, method in found.items():
                 when = self.schedule or method.schedule
@@ -192,11 +221,54 @@ class Prune(Table):
             )
         return self
 
+    def _gates_fit(self) -> list[str]:
+        """What is wrong with the gate that is given for the methods that have one."""
+        from thrifty.lab.gating import unit_of
+        from thrifty.pruning.methods import METHODS
+
+        if self.gate is None:
+            return []
+        weights = unit_of(self.gate) == "weight"
+        return [
+            f"gate: {self.gate} scores {'weights' if weights else 'channels'}, and {name} takes "
+            f"{METHODS.get(name).removes}; leave it out, or give {name} a recipe of its own"
+            for name in self.method
+            if METHODS.get(name).gate and weights != (METHODS.get(name).removes == "weights")
+        ]
+
+    def _thresholds_fit(self) -> list[str]:
+        """What is wrong with thresholds, for these methods and beside the other keys."""
+        from thrifty.lab.gating import wrong_thresholds
+        from thrifty.pruning.methods import METHODS
+        from thrifty.pruning.schedules import schedule
+
+        found = {name: METHODS.get(name) for name in self.method}
+        specs = {name: m.gate and (self.gate or m.gate) for name, m in found.items()}
+        others = {
+            "budget": self.budget is not None,
+            "sparsity": self.sparsity != SPARSITY,
+            "allocation": self.allocation is not None,
+            "granularity": self.granularity is not None,
+            "layers": self.layers is not None,
+        }
+        mistakes = [
+            f"threshold and {name} both say how much goes; leave one out ({name}: null)"
+            for name, given in others.items()
+            if given
+        ]
+        if any(schedule(self.schedule or m.schedule).ramp(0.0) < 1 for m in found.values()):
+            mistakes.append("a threshold is one cut; the schedule cubic goes from share to share")
+        return mistakes + [
+            f"threshold: {text}" for text in wrong_thresholds(specs, self.threshold or ())
+        ]
+
     @property
     def budgets(self) -> "tuple[Budget, ...]":
         """The levels, from gentle to hard."""
         from thrifty.pruning.allocation import Budget
 
+        if self.threshold is not None:
+            return tuple(Budget(t, of="threshold") for t in self.threshold)
         if self.budget is None:
             return tuple(Budget(s) for s in self.sparsity)
         ((of, amounts),) = self.budget.items()

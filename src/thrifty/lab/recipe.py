@@ -84,7 +84,7 @@ class Recipe(Table):
     prune: Prune = Prune()
     retrain: Retrain = Retrain()
     random: bool = True
-    """Put random pruning, with equal epochs, on the front."""
+    """Put random pruning, with equal epochs, on the front; at thresholds there is none."""
     control: bool = True
     """Put the dense network, trained on for equal epochs, on the front."""
     latency: bool = True
@@ -96,12 +96,20 @@ class Recipe(Table):
         """The methods of ``prune``, and ``random`` where asked for."""
         from thrifty.pruning.methods import METHODS
 
-        if not self.random:
+        if not self.random or self.prune.threshold is not None:
             return self.prune.method
-        kinds = [METHODS.get(name).removes for name in self.prune.method]
+        kinds = [METHODS.get(n).removes for n in self.prune.method if not self._own(n)]
         lots = {"weights": "random", "channels": "random_filter"}
         extra = dict.fromkeys(lots[kind] for kind in kinds)
         return self.prune.method + tuple(n for n in extra if n not in self.prune.method)
+
+    def _own(self, method: str) -> bool:
+        """Whether a method has units of its own, that no lot is drawn of."""
+        from thrifty.lab.gating import unit_of
+        from thrifty.pruning.methods import METHODS
+
+        gate = METHODS.get(method).gate
+        return gate is not None and unit_of(self.prune.gate or gate) == "own"
 
     @property
     def identity(self) -> str:

@@ -29,6 +29,8 @@ class Record(Shown):
     method: str
     level: float
     """What was asked for: the share of the dense network that goes, where it is a share."""
+    threshold: float | None = None
+    """What scores had to pass to stay, where that was asked for; it is then the level too."""
     seed: int
     sparsity: float
     """Share of the dense parent's prunable weights that is zero or gone, counted."""
@@ -96,6 +98,7 @@ class Point(Shown):
     data: str
     method: str
     level: float
+    threshold: float | None
     seeds: int
     sparsity: float
     sparsity_all: float
@@ -136,10 +139,10 @@ def titled(model: str, data: str) -> str:
 
 
 def points(records: Iterable[Record]) -> list[Point]:
-    """Group records by (model, data, method, level) and average over seeds, in first-seen order."""
-    groups: dict[tuple[str, str, str, float], list[Record]] = {}
+    """Means over seeds by (model, data, method, level or threshold), in first-seen order."""
+    groups: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
-        name = (record.model, record.data, record.method, record.level)
+        name = (record.model, record.data, record.method, record.level, record.threshold)
         groups.setdefault(name, []).append(record)
     return [_point(group) for group in groups.values()]
 
@@ -168,6 +171,7 @@ def _point(group: list[Record]) -> Point:
         data=first.data,
         method=first.method,
         level=first.level,
+        threshold=first.threshold,
         seeds=len(group),
         sparsity=mean("sparsity"),
         sparsity_all=mean("sparsity_all"),

@@ -1,6 +1,7 @@
 """Run a recipe: dense parents first, then every method's chain of levels, then bytes and times."""
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from thrifty.lab.channel_steps import rehearse
 from thrifty.lab.deployed import Timer, engine_conditions, lacking
 from thrifty.lab.executor import Executor, Failed, best
 from thrifty.lab.front import Front
+from thrifty.lab.gate_steps import dense_gate, rehearse_weights
 from thrifty.lab.recipe import Recipe
-from thrifty.lab.records import DENSE, Record
-from thrifty.lab.steps import Job, Lab, born, do
+from thrifty.lab.records import CONTROL, DENSE, Record
+from thrifty.lab.steps import Job, Lab, do
 from thrifty.lab.store import Step, Store
-from thrifty.pruning.pruning import cut
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -57,7 +58,11 @@ def run(
         steps = lab.chains.all() + lab.chains.all_gated()
         tell({"total": len(steps), "ready": sum(s.done for s in steps)})
         failed = _jobs(lab, (DENSE,), executor, tell)
-        failed = failed or _jobs(lab, lab.chains.methods, executor, tell)
+        last = (CONTROL,) if lab.chains.leader is not None else ()  # its cuts are read
+        first = tuple(m for m in lab.chains.methods if m not in last)
+        failed = failed or _jobs(lab, first, executor, tell)
+        if last and CONTROL in lab.chains.methods:
+            failed = failed or _jobs(lab, last, executor, tell)
         if recipe.latency and not failed:
             _time(lab, tell)
         if not failed:
@@ -68,7 +73,7 @@ def run(
     if failed:
         jobs = "a job" if len(failed) == 1 else f"{len(failed)} jobs"
         raise Unfinished(f"{jobs} of {store.root} failed:\n" + "\n".join(failed))
-    return Front(tuple(records), str(store.root))
+    return store.front_of(records)
 
 
 def _begin(lab: Lab, tell: Tell) -> None:
@@ -101,12 +106,12 @@ def _preflight(lab: Lab, tell: Tell) -> None:
     model = lab.build(lab.recipe.weights).eval()
     with torch.no_grad():
         measure.run(model, data.prepare(data.test.inputs[:2].to(lab.device)), data)
+    dense_gate(lab, copy.deepcopy(model))
     for method in lab.recipe.methods:
         if lab.chains.removes(method):
             rehearse(lab, model, method)
             continue
-        for budget in lab.chains.budgets(method):
-            cut(model, lab.chains.cut(method), budget, data=data, within=born(model))
+        rehearse_weights(lab, model, method)
 
 
 def _jobs(lab: Lab, methods: tuple[str, ...], executor: Executor | None, tell: Tell) -> list[str]:

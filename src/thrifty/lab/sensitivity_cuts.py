@@ -16,7 +16,7 @@ from thrifty.channels.groups import Kept
 from thrifty.channels.shrinking import surgery
 from thrifty.data import Data
 from thrifty.errors import UserError
-from thrifty.lab.channel_steps import example_of
+from thrifty.lab.gating import example_of
 from thrifty.lab.rules import RULES
 from thrifty.pruning import masks as _masks
 from thrifty.pruning.allocation import explicit, matching

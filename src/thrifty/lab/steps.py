@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from thrifty.data import Data, load_data
 from thrifty.errors import UserError
 from thrifty.lab.chains import Chains
-from thrifty.lab.channel_steps import Dense, channel_level, gated_parent, removing
+from thrifty.lab.channel_steps import Dense, channel_level, cut_channels, removing
+from thrifty.lab.gate_steps import by_gates, dense_gate, gated_parent, settle, starts_anew
 from thrifty.lab.measure import agree, costs, judge, latency_ratio, latency_us
 from thrifty.lab.recipe import Recipe
 from thrifty.lab.records import CONTROL, DENSE, Record
@@ -25,7 +26,7 @@ from thrifty.nets import resolve
 from thrifty.pack import save
 from thrifty.pruning import masks as _masks
 from thrifty.pruning.allocation import Budget
-from thrifty.pruning.masks import Masks
+from thrifty.pruning.masks import Masks, born
 from thrifty.pruning.pruning import cut
 from thrifty.pruning.schedules import at_once, sparsity_at
 from thrifty.training.loop import Held, Log, Ramp, Teacher, channels_last, derive, train
@@ -84,15 +85,19 @@ class Lab:
             return 0
         torch.manual_seed(derive(seed, "init"))
         model = self.build(self.recipe.weights)
+        gate = dense_gate(self, model)
         log = train(
             model,
             self.data,
             self.recipe.train,
             seed=derive(seed, "dense"),
+            gate=gate,
             checkpoint=step.checkpoint,
             checkpoint_seconds=self.recipe.machine.checkpoint_seconds,
             tell=self.events(DENSE, 0.0),
         )
+        if gate is not None:
+            settle(self, gate, model, step, seed)
         self.finish(model, step, log, None, seed=seed, method=DENSE, level=0.0)
         return 1
 
@@ -104,31 +109,20 @@ class Lab:
         if self.chains.removes(method) and method != CONTROL:
             return channel_level(self, seed, method, number)
         level, when = self.chains.levels(method)[number], self.chains.schedule(method)
-        asked = self.chains.budgets(method)[number]
         parent = self.chains.dense(seed)
-        chained = when.start == "previous" and number > 0
-        start = self.chains.level(seed, method, number - 1) if chained else parent
-        model = self.build(start.model)
-        before = _masks.load(start.masks, model) if chained else born(model)
-
-        def cut_to(sparsity: float, within: Held) -> Masks:
-            if self.chains.removes(method):  # the control of a method that removes channels
-                how, budget = self.chains.channel_cut(method), self.chains.budgets(method)[number]
-                return removing(model, self.data, how, budget, self.lots(seed))
-            return cut(
-                model,
-                self.chains.cut(method),
-                Budget(sparsity) if asked.of == "sparsity" else asked,
-                data=self.data,
-                within=within,
-                seed=self.lots(seed),
-            )
-
-        target = cut_to(level, before)
-        hurt = damage(dict(model.named_parameters()), before, target)
+        if method == CONTROL and self.chains.leader is not None:
+            chained = when.start == "previous" and number > 0
+            start = self.chains.level(seed, method, number - 1) if chained else parent
+            model, before, cut_to = self.build(start.model), None, None
+            target, hurt = self._led(seed, number)
+        else:
+            model, before, cut_to = self._to_cut(seed, method, number)
+            target = cut_to(level, before)
+            hurt = damage(dict(model.named_parameters()), before, target)
         held: Held = born(model) if method == CONTROL else target
         ramp: Ramp | None = None
-        if when.ramp is not at_once and method != CONTROL and self.recipe.retrain.epochs:
+        ramps = when.ramp is not at_once and method != CONTROL and self.recipe.retrain.epochs
+        if ramps and cut_to is not None:
             held, ramp = None, growing(cut_to, when.ramp, level, before)
         accuracy_cut = None
         if ramp is None and method != CONTROL:
@@ -143,11 +137,64 @@ class Lab:
             parent,
             seed=seed,
             method=method,
-            level=level,
             accuracy_cut=accuracy_cut,
-            epochs=self.recipe.retrain.epochs * (number + 1 if when.start == "previous" else 1),
+            **self._asked(method, number),
         )
         return 1
+
+    def _to_cut(
+        self, seed: int, method: str, number: int
+    ) -> tuple[nn.Module, Masks | None, Callable[[float, Held], Masks]]:
+        """The network that a level makes weights of zero, the zeros it has, and the cut."""
+        chains, parent = self.chains, self.chains.dense(seed)
+        asked, gated = chains.budgets(method)[number], chains.gated(seed, method)
+        chained = chains.schedule(method).start == "previous" and number > 0
+        if gated is not None:
+            self.gate(seed, method)
+        start = chains.level(seed, method, number - 1) if chained else gated or parent
+        model = self.build(start.model)
+        if chained:
+            before: Masks | None = _masks.load(start.masks, model)
+        elif gated is None:
+            before = born(model)
+        else:  # zeros that gates made may come back at a level that has fewer
+            before = None if starts_anew(self, method) else born(self.build(parent.model))
+
+        def cut_to(sparsity: float, within: Held) -> Masks:
+            budget = Budget(sparsity) if asked.of == "sparsity" else asked
+            if gated is not None:
+                return by_gates(self, seed, method, budget)(model, within)
+            lots = self.lots(seed)
+            if chains.removes(method):  # the control of a method that removes channels
+                return removing(model, self.data, chains.channel_cut(method), asked, lots)
+            how = chains.cut(method)
+            return cut(model, how, budget, data=self.data, within=within, seed=lots)
+
+        return model, before, cut_to
+
+    def _led(self, seed: int, number: int) -> tuple[Masks, tuple[float, float, float]]:
+        """What the cut that the control measures takes, and its damage: that of the leader."""
+        method = self.chains.leader or ""
+        if self.chains.removes(method):
+            made = cut_channels(self, seed, method, number)
+            return made.taken, damage(dict(made.model.named_parameters()), None, made.taken)
+        model, before, cut_to = self._to_cut(seed, method, number)
+        taken = cut_to(self.chains.levels(method)[number], before)
+        return taken, damage(dict(model.named_parameters()), before, taken)
+
+    def _asked(self, method: str, number: int) -> dict[str, Any]:
+        """The fields of a record that say what was asked for, and how long it was trained."""
+        chains, budget = self.chains, self.chains.budgets(method)[number]
+        levels = number + 1 if chains.schedule(method).start == "previous" else 1
+        epochs = self.recipe.retrain.epochs * levels
+        later = chains.unit(method) in ("own", "weight") and not starts_anew(self, method)
+        if later and chains.gated(0, method) is not None:
+            epochs += chains.gate_epochs(method)
+        return {
+            "level": chains.levels(method)[number],
+            "threshold": budget.amount if budget.of == "threshold" else None,
+            "epochs": epochs,
+        }
 
     def time(self, step: Step, parent: Step) -> None:
         """Measure the latency of a step's network, in turns with its dense parent's."""
@@ -196,7 +243,6 @@ class Lab:
         parent = self.chains.dense(seed)
         log = self._retrain(model, step, parent, held, None, hurt, seed, method, number)
         _masks.save(taken, step.masks)
-        chained = self.chains.schedule(method).start == "previous"
         self.finish(
             model,
             step,
@@ -205,9 +251,8 @@ class Lab:
             dense,
             seed=seed,
             method=method,
-            level=self.chains.levels(method)[number],
             accuracy_cut=accuracy_cut,
-            epochs=self.recipe.retrain.epochs * (number + 1 if chained else 1),
+            **self._asked(method, number),
         )
 
     def _retrain(
@@ -226,7 +271,7 @@ class Lab:
         if said.epochs == 0 and said.recalibrate:
             recalibrate(model, self.data, augmented=recipe.train.augment)
         plan = recipe.train.model_copy(
-            update={"epochs": said.epochs, "recalibrate": said.recalibrate}
+            update={"epochs": said.epochs, "recalibrate": said.recalibrate, "gate": None}
         )
         teacher = None
         if said.distill:
@@ -237,7 +282,7 @@ class Lab:
             self.data,
             plan,
             masks=held,
-            seed=derive(seed, "retrain", number),
+            seed=derive(seed, "retrain", self.chains.turn(method, number)),
             lr_of=course(said.policy, recipe.train, said.epochs, said.lr, hurt, pretrained),
             ramp=ramp,
             teacher=teacher,
@@ -276,19 +321,17 @@ class Lab:
         )
         step.time(seconds=log.seconds)
         step.finish(record, judged.predictions, log.epochs)
-        shown = ("method", "level", "seed", "accuracy", "sparsity", "bytes")
+        shown = ("method", "level", "threshold", "seed", "accuracy", "sparsity", "bytes")
         self._tell({"job": self.label, "done": True} | {k: getattr(record, k) for k in shown})
+
+    def note(self, text: str) -> None:
+        """Tell what a person should know."""
+        self._tell({"message": f"{self.label}: {text}" if self.label else text})
 
     def events(self, method: str, level: float) -> Tell:
         """What a training tells, with whose it is."""
         about = {"job": self.label, "method": method, "level": level}
         return lambda event: self._tell(about | event)
-
-
-def born(model: nn.Module) -> Masks | None:
-    """The zeros a network brings along, which no method may revive; ``None`` if it has none."""
-    found = _masks.of_zeros(model)
-    return found if found.sparsity else None
 
 
 def growing(

@@ -10,6 +10,7 @@
     OUT/steps/seed0-magnitude-0.9-1a2b3c4d/
         model.safetensors.zst   the network
         masks.safetensors       a bit a weight
+        gates.safetensors       what gates said of each channel or weight, where there were any
         predictions.npy         class of every test input
         log.jsonl               a line an epoch
         checkpoint.pt           while it trains
@@ -30,7 +31,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ from numpy.typing import NDArray
 
 from thrifty import files
 from thrifty.errors import UserError
+from thrifty.lab.combined import combined
 from thrifty.lab.front import Front
+from thrifty.lab.gate_readings import read_readings
 from thrifty.lab.records import Record, points
 
 TIMED = ("seconds", "latency_us", "packed_bytes", "engine_ms", "engine_speedup", "engine_why")
@@ -262,7 +265,14 @@ class Store:
                 records.append(Record.from_dict(json.loads(line)))
             except (ValueError, TypeError) as error:
                 raise UserError(f"{self.records}, line {number}: not a record: {error}") from None
-        return Front(tuple(records), str(self.root))
+        return self.front_of(records)
+
+    def front_of(self, records: Sequence[Record]) -> Front:
+        """The front of some records of the run, with what gates said of their parents."""
+        about = self.conditions()
+        model, data = str(about.get("model", "")), str(about.get("data", ""))
+        readings = read_readings(self.root, model, data, records)
+        return Front(tuple(records), str(self.root), readings)
 
     def conditions(self) -> dict[str, Any]:
         """What ``run.json`` says of the machine and the measurements."""
@@ -272,21 +282,14 @@ class Store:
 def read_front(*folders: Path | str) -> Front:
     """The records of one run folder, or of several as one front.
 
-    A record that is in two runs is taken once.
+    A record that is in two runs is taken once; see :mod:`thrifty.lab.combined`.
 
     Raises:
         UserError: no folder is given, or one holds no run or a damaged one.
     """
     if not folders:
         raise UserError("name at least one run folder, such as runs/demo")
-    fronts = [Store(folder).front() for folder in folders]
-    found: dict[tuple[str, float], Record] = {}
-    for front in fronts:
-        for record in front.records:
-            found.setdefault((record.key, record.level), record)
-    return replace(
-        fronts[0], records=tuple(found.values()), where=", ".join(f.where for f in fronts)
-    )
+    return combined([Store(folder).front() for folder in folders], folders)
 
 
 def _json(path: Path) -> dict[str, Any]:

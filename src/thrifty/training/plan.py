@@ -3,10 +3,23 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def known_gate(spec: str) -> str:
+    """``spec``, whose name is that of a gate.
+
+    Raises:
+        UnknownName: there is none; the message offers the closest names.
+    """
+    from thrifty.pruning.gates import GATES
+    from thrifty.registry import parse_spec
+
+    GATES.get(parse_spec(spec).name)
+    return spec
 
 
 class Plan(BaseModel):
@@ -42,6 +55,9 @@ class Plan(BaseModel):
     """Keep pictures and convolutions with channels last in memory; faster on most CPUs."""
     recalibrate: bool = True
     """Measure batch normalisation statistics anew, on training inputs, when training ends."""
+    gate: Annotated[str, AfterValidator(known_gate)] | None = None
+    """Gate whose penalty a recipe trains the dense parent under: ``highway?strength=.01``.  It is
+    not part of retraining; :func:`thrifty.train` is given a gate itself."""
 
 
 def lr_share(schedule: str, progress: float, warmup: float = 0.0) -> float:
