@@ -7,6 +7,7 @@ from typing import Any
 from thrifty.lab.front import Front
 from thrifty.registry import call_spec, parse_spec
 from thrifty.report import REPORTS
+from thrifty.report.gate_states import problems
 from thrifty.report.headline import MAX_DROP, engine_text, headline, latency_text
 from thrifty.report.parts import method_colors, methods, pair_name, pairs
 from thrifty.report.rows import point_rows
@@ -20,7 +21,9 @@ FRONTS = (
     "front?of=engine_ms",
     "front?of=latency_us",
 )
-ORDER = ("layers", "agreement", "seeds")
+ORDER = ("threshold", "gates", "layers", "agreement", "seeds")
+GATED = ("threshold", "gates")
+"""Reports that only some fronts have something for."""
 
 TABLE_NOTE = (
     "Means over seeds, +- one standard deviation. Bold: no other pruned network is as accurate in "
@@ -53,12 +56,20 @@ TERMS = {
     "where they bend most.",
 }
 
+GATE_TERMS = {
+    "gate, open": "What a channel's output passes through; training learns how far it is open, 0 "
+    "to 1, and the incentive is the penalty that closes those of little use.",
+    "threshold": "What the score of its gate must pass for a channel, or a weight, to stay.",
+}
+"""Terms of the pages that show gates or thresholds."""
+
 
 def default_charts(front: Front) -> list[str]:
     """The charts worth drawing: the front over each measured cost, then every other report.
 
     The sparsity of the convolutions is worth one where one of several methods removes channels,
-    and the compressed size where some network was not packed.
+    and the compressed size where some network was not packed.  Gates and thresholds are drawn
+    where there are any.
     """
     timed = any(r.latency_us is not None for r in front.records)
     engine = any(r.engine_ms is not None for r in front.records)
@@ -73,9 +84,14 @@ def default_charts(front: Front) -> list[str]:
         "front?of=bytes": False in packed,
         "front?of=engine_ms": engine,
         "front?of=latency_us": timed,
+        "threshold": any(r.threshold is not None for r in front.records),
+        "gates": any(part.readings for part in pairs(front)),
     }
+    if not front.pruned:  # networks that were only trained
+        return [name for name in GATED if wanted[name]]
     fronts = [name for name in FRONTS if wanted.get(name, True)]
-    return fronts + sorted((n for n in REPORTS.names() if n != "front"), key=_rank)
+    others = (n for n in REPORTS.names() if n != "front" and wanted.get(n, True))
+    return fronts + sorted(others, key=_rank)
 
 
 def _rank(name: str) -> tuple[int, str]:
@@ -120,8 +136,18 @@ def write_page(
     colors = method_colors(front)
     if lacking():
         names = []
-    sections = [_section(part, names, colors) for part in pairs(front) or [front]]
-    write_sheet(path, title=title, sections=sections, conditions=conditions, terms=TERMS)
+    parts = pairs(front) or [front]
+    named = [names if charts is not None else _worth(part, names) for part in parts]
+    sections = [_section(part, own, colors) for part, own in zip(parts, named, strict=True)]
+    gated = set(GATED) & set(default_charts(front))
+    terms = TERMS | GATE_TERMS if gated else TERMS
+    write_sheet(path, title=title, sections=sections, conditions=conditions, terms=terms)
+
+
+def _worth(front: Front, names: Sequence[str]) -> list[str]:
+    """``names`` without the reports that one model and data set has nothing for."""
+    own = default_charts(front)
+    return [name for name in names if name not in GATED or name in own]
 
 
 def _section(front: Front, names: Sequence[str], colors: Mapping[str, str]) -> Part:
@@ -134,7 +160,7 @@ def _chart(name: str, front: Front, colors: Mapping[str, str]) -> Part:
     spec = parse_spec(name)
     texts = {"latency_us": latency_text, "engine_ms": engine_text}
     told = texts.get(str(spec.options.get("of")))
-    about = told(front) if told is not None else ""
+    about = told(front) if told is not None else problems(front) if spec.name == "gates" else ""
     summary = f"{REPORTS.summary(spec.name)} ({pair_name(front)})"
     return figure(drawn(name, front, colors), summary, about)
 

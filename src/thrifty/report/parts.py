@@ -27,7 +27,14 @@ def pairs(front: Front) -> list[Front]:
     groups: dict[tuple[str, str], list[Any]] = {}
     for record in front.records:
         groups.setdefault((record.model, record.data), []).append(record)
-    return [Front(tuple(group), front.where) for group in groups.values()]
+    return [
+        Front(
+            tuple(group),
+            front.where,
+            tuple(r for r in front.readings if (r.model, r.data) == pair),
+        )
+        for pair, group in groups.items()
+    ]
 
 
 def pair_name(front: Front) -> str:

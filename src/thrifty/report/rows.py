@@ -80,6 +80,7 @@ def tooltip(point: Point) -> Row:
     """Every number of ``point`` as text with its unit; what was not measured is left out."""
     spread = "" if point.accuracy_std is None else f" +- {100 * point.accuracy_std:.2f}"
     texts = {
+        "threshold": None if point.threshold is None else f"{point.threshold:g}",
         "sparsity": sparsity_percent(point.sparsity),
         "of convolutions": None
         if point.sparsity_conv is None

@@ -38,10 +38,11 @@ def layer_rows(front: Front) -> list[dict[str, Any]]:
             for layer, (kept, size) in record.layers.items():
                 total = sums.setdefault((record.method, record.level, layer), [0, 0, 0])
                 total[:] = total[0] + kept, total[1] + size, total[2] + 1
+    cut = {(r.method, r.level) for r in front.records if r.threshold is not None}
     return [
         {
             "method": method,
-            "asked": f"{100 * level:.5g}" if level <= 1 else f"{level:.3g}",
+            "asked": _asked(level, (method, level) in cut),
             "level": level,
             "layer": layer.removesuffix(".weight"),
             "share": kept / max(size, 1),
@@ -50,6 +51,10 @@ def layer_rows(front: Front) -> list[dict[str, Any]]:
         }
         for (method, level, layer), (kept, size, count) in sums.items()
     ]
+
+
+def _asked(level: float, threshold: bool) -> str:
+    return f"{level:.3g}" if threshold or level > 1 else f"{100 * level:.5g}"
 
 
 def _map(front: Front) -> Any:
@@ -65,7 +70,7 @@ def _map(front: Front) -> Any:
     return (
         grid(panels, columns)
         .resolve_scale(color="shared")
-        .properties(title=alt.TitleParams(title, subtitle=[_about(rows)]))
+        .properties(title=alt.TitleParams(title, subtitle=[_about(rows, front)]))
     )
 
 
@@ -111,13 +116,16 @@ def _panel(rows: list[dict[str, Any]], method: str, first: bool) -> Any:
     )
 
 
-def _about(rows: list[dict[str, Any]]) -> str:
+def _about(rows: list[dict[str, Any]], front: Front) -> str:
     budgets = any(row["level"] > 1 for row in rows)
     asked = "the budget asked for" if budgets else "the share asked to go, %"
+    cut = {r.threshold is not None for r in front.records if r.method in methods(front)}
+    if True in cut:
+        asked = "the threshold on the gates" if cut == {True} else f"the threshold, or {asked}"
     text = f"Columns: {asked}.  Rows: layers in network order.  Means over seeds."
     gone = sum(row["share"] == 0 for row in rows)
     if gone:
-        text += " Orange: no weight is left, so nothing passes through the layer."
+        text += " Orange: no weight is left, so nothing passes through the layer itself."
     return text
 
 
