@@ -61,7 +61,10 @@ class LanesEngine:
         self._mask = self._flat_masks()
         given = {name: self._flat(of) for name, of in (moments or {}).items()}
         spread = None if stack.spread is None else self._flat(stack.spread)
-        self.state = lanes.State(self._flat(stack.tensors), spread=spread, **given)
+        weights = self._flat(stack.tensors)
+        if self._mask is not None:
+            weights[~self._mask] = 0.0
+        self.state = lanes.State(weights, spread=spread, **given)
         columns = stack.columns
         self._hyper = lanes.Hyper(
             lr=columns["lr"].astype(np.float32),

@@ -1,0 +1,167 @@
+"""Train a zoo: the mark of its folder, the jobs that are left, whoever does them, the index."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from thrifty.errors import Unfinished, UserError
+from thrifty.lab.executor import Executor, Failed, InProcess
+from thrifty.zoo.folder import Folder
+from thrifty.zoo.index import rebuild
+from thrifty.zoo.recipe import ZooRecipe, roster, zoo_recipe
+from thrifty.zoo.segments import Work, sets_of, train_stack
+from thrifty.zoo.twins import TwinRecipe, TwinWork, train_twins, twin_jobs
+from thrifty.zoo.zoo import Zoo
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+def train_zoo(
+    recipe: ZooRecipe,
+    out: Path | str,
+    *,
+    models: int | None = None,
+    executor: Executor | None = None,
+    threads: int = 1,
+    tell: Tell = lambda _: None,
+) -> Zoo:
+    """Train the models of a recipe in the folder ``out``, or go on where it was stopped.
+
+    Args:
+        models: only the first so many; the same folder may grow to more of them later.
+        executor: how stacks are done; one after another in this process if ``None``.
+        threads: of a stack in this process, 16 models each.
+        tell: called with a dictionary of figures as it goes on.
+
+    Raises:
+        UserError: the folder holds something else, or the recipe does not fit the data.
+        Unfinished: some stacks failed; the message says which and why.
+    """
+    folder = Folder(out)
+    with folder.lock():
+        sets = sets_of(recipe)
+        folder.prepare(mark_of(recipe, sets.data.digest, sets.data.shape, sets.data.classes),
+                       yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))  # fmt: skip
+        batches = roster(recipe, models)
+        last = recipe.train.epochs
+        left = [n for n, b in enumerate(batches) if not folder.done(b.name, last)]
+        jobs = [Work(recipe, folder.root, n, threads, models) for n in left]
+        count = sum(len(batches[n].members) for n in left)
+        tell({"stacks": len(batches), "left": len(left), "models": count, "epochs": last})
+        failed = run_jobs(train_stack, jobs, executor or InProcess(), Pace(count * last, tell))
+        rebuild(folder.root)
+    if failed:
+        many = "a stack" if len(failed) == 1 else f"{len(failed)} stacks"
+        raise Unfinished(f"{many} of {folder.root} failed:\n" + "\n".join(failed))
+    return Zoo(folder.root)
+
+
+def make_twins(
+    recipe: TwinRecipe,
+    parents: Zoo,
+    out: Path | str,
+    *,
+    executor: Executor | None = None,
+    threads: int = 1,
+    tell: Tell = lambda _: None,
+) -> Zoo:
+    """Make the sparse twins of a zoo in the folder ``out``, or go on where it was stopped.
+
+    The same folder may be given more methods and sparsities later.
+
+    Args:
+        parents: a zoo that :func:`train_zoo` made; its recipe says the data.
+
+    Raises:
+        UserError: the zoo is of twins or was imported, or the folder holds something else.
+        Unfinished: some twins failed; the message says which and why.
+    """
+    said = recipe_of(parents)
+    folder = Folder(out)
+    with folder.lock():
+        mark = {
+            "kind": "twins",
+            "recipe": recipe.identity,
+            "data": parents.about["data"],
+            "networks": parents.about["networks"],
+            "parent": {"path": str(parents.folder.root.resolve()), "recipe": said.identity},
+        }
+        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        folder.prepare(mark, text)
+        jobs = twin_jobs(
+            recipe, parents, folder.root, said.data, said.validation, said.train, threads
+        )
+        jobs = [job for job in jobs if not folder.done(job.name, last_epoch(job))]
+        epochs = sum(len(job.models) * last_epoch(job) for job in jobs)
+        tell({"stacks": len(jobs), "left": len(jobs), "models": len(parents), "epochs": epochs})
+        failed = run_jobs(train_twins, jobs, executor or InProcess(), Pace(epochs, tell))
+        rebuild(folder.root)
+    if failed:
+        raise Unfinished(f"some twins in {folder.root} failed:\n" + "\n".join(failed))
+    return Zoo(folder.root)
+
+
+def last_epoch(job: TwinWork) -> int:
+    """Epochs after which twins are finished."""
+    return job.recipe.epochs if job.method == "magnitude" else job.recipe.variational.epochs
+
+
+def recipe_of(zoo: Zoo) -> ZooRecipe:
+    """The recipe that a zoo was trained by.
+
+    Raises:
+        UserError: it was not trained here, or its recipe is damaged.
+    """
+    if zoo.kind != "models":
+        raise UserError(f"{zoo.folder.root} is a zoo of twins; twins are made of a zoo of models")
+    path = zoo.folder.recipe
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path} cannot be read ({str(error)[:100]}): twins need the recipe of the zoo, which "
+            f"a zoo that was imported lacks"
+        ) from None
+    return zoo_recipe(values, str(path))
+
+
+def run_jobs(
+    function: Callable[[Any, Tell], Any], jobs: list[Any], executor: Executor, tell: Tell
+) -> list[str]:
+    """Do the jobs; returns what failed, a line each."""
+    failed = []
+    for job, outcome in executor.run(function, jobs, tell) if jobs else ():
+        if isinstance(outcome, Failed):
+            failed.append(f"{job.label}: {outcome.message}")
+    return failed
+
+
+def mark_of(recipe: ZooRecipe, digest: str, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    """What the mark of a zoo's folder says."""
+    return {
+        "kind": "models",
+        "recipe": recipe.identity,
+        "data": digest,
+        "networks": [{"spec": recipe.net, "shape": list(shape), "classes": classes}],
+    }
+
+
+class Pace:
+    """Adds to each event how many models x epochs are done a second, and the time left."""
+
+    def __init__(self, whole: int, tell: Tell):
+        self.whole, self._tell, self._done, self._began = whole, tell, 0, time.monotonic()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Pass an event on."""
+        if "epoch" not in event:
+            return self._tell(event)
+        self._done += int(event.get("models", 1))
+        pace = self._done / max(1e-9, time.monotonic() - self._began)
+        left = max(0, self.whole - self._done) / pace if pace else 0.0
+        share = self._done / max(1, self.whole)
+        self._tell(event | {"pace": pace, "left_seconds": left, "progress": share})
+        return None
