@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests run beside each other, a file to a process; torch would take all cores for each of them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from thrifty.errors import MissingExtra
 
 
