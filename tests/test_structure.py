@@ -75,6 +75,7 @@ TALKING = (
     "packings",
     "benching",
     "running",
+    "zoos",
 )
 """Rooms that may print."""
 
@@ -98,6 +99,7 @@ HEAVY = (
     "onnxruntime",
     "openvino",
     "keras",
+    "ray",
 )
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from thrifty.training.loop import train
     from thrifty.training.plan import Plan
     from thrifty.training.recovery import recalibrate
+    from thrifty.zoo.zoo import Zoo
 
 _HOMES = {
     "Budget": "thrifty.pruning",
@@ -54,6 +55,7 @@ _HOMES = {
     "Record": "thrifty.lab.records",
     "Sensitivity": "thrifty.lab.sensitive",
     "UserError": "thrifty.errors",
+    "Zoo": "thrifty.zoo.zoo",
     "apply": "thrifty.pruning",
     "compare": "thrifty.census",
     "compile": "thrifty.compiling",
@@ -95,6 +97,7 @@ __all__ = [
     "Record",
     "Sensitivity",
     "UserError",
+    "Zoo",
     "__version__",
     "apply",
     "compare",

@@ -195,8 +195,7 @@ def export_zoo(zoo: Path, /, *, epoch: int = -1, out: Path = Path("models")) -> 
     from thrifty.zoo.exporting import export as exported
     from thrifty.zoo.zoo import Zoo
 
-    found = exported(Zoo(zoo), out, epoch=epoch)
-    print(f"{out}: {len(found):,} files")
+    print(exported(Zoo(zoo), out, epoch))
 
 
 def run_zoo(values: dict[str, Any], where: str, out: Path, quiet: bool) -> None:

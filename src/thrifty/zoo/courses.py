@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from thrifty.data import Data, Split
 from thrifty.errors import UserError
 from thrifty.files import written
 from thrifty.native.lanes import Noise
@@ -27,16 +26,9 @@ from thrifty.population.stack import Stack
 from thrifty.population.training import engine_of
 from thrifty.zoo.folder import Folder
 from thrifty.zoo.index import write_rows
+from thrifty.zoo.sets import Sets
 
 Tell = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Sets:
-    """What models learn from and are judged on, and what is kept aside to choose by."""
-
-    data: Data
-    validation: Split | None
 
 
 @dataclass(frozen=True)

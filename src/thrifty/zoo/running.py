@@ -12,7 +12,8 @@ from thrifty.lab.executor import Executor, Failed, InProcess
 from thrifty.zoo.folder import Folder
 from thrifty.zoo.index import rebuild
 from thrifty.zoo.recipe import ZooRecipe, roster, zoo_recipe
-from thrifty.zoo.segments import Work, sets_of, train_stack
+from thrifty.zoo.segments import Work, train_stack
+from thrifty.zoo.sets import sets_of
 from thrifty.zoo.twins import TwinRecipe, TwinWork, train_twins, twin_jobs
 from thrifty.zoo.zoo import Zoo
 
@@ -42,13 +43,13 @@ def train_zoo(
     """
     folder = Folder(out)
     with folder.lock():
-        sets = sets_of(recipe)
+        sets = sets_of(recipe.data, recipe.validation)
         folder.prepare(mark_of(recipe, sets.data.digest, sets.data.shape, sets.data.classes),
                        yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))  # fmt: skip
         batches = roster(recipe, models)
         last = recipe.train.epochs
         left = [n for n, b in enumerate(batches) if not folder.done(b.name, last)]
-        jobs = [Work(recipe, folder.root, n, threads, models) for n in left]
+        jobs = [Work(recipe, folder.root.resolve(), n, threads, models) for n in left]
         count = sum(len(batches[n].members) for n in left)
         tell({"stacks": len(batches), "left": len(left), "models": count, "epochs": last})
         failed = run_jobs(train_stack, jobs, executor or InProcess(), Pace(count * last, tell))
@@ -92,7 +93,12 @@ def make_twins(
         text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         folder.prepare(mark, text)
         jobs = twin_jobs(
-            recipe, parents, folder.root, said.data, said.validation, said.train, threads
+            recipe,
+            parents,
+            folder.root.resolve(),
+            (said.data, said.validation),
+            said.train,
+            threads,
         )
         jobs = [job for job in jobs if not folder.done(job.name, last_epoch(job))]
         epochs = sum(len(job.models) * last_epoch(job) for job in jobs)

@@ -5,19 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from thrifty.data import Data, Split, load_data
+from thrifty.data import Data
 from thrifty.population.stack import born
-from thrifty.zoo.courses import Checkpoint, Course, Sets, follow
+from thrifty.zoo.courses import Checkpoint, Course, follow
 from thrifty.zoo.folder import Folder
 from thrifty.zoo.recipe import Batch, ZooRecipe, roster
+from thrifty.zoo.sets import sets_of
 from thrifty.zoo.shards import write_shard
 
 Tell = Callable[[dict[str, Any]], None]
-SHUFFLE = 42
-"""Seed of the rows that are kept aside for validation."""
 
 
 @dataclass(frozen=True)
@@ -31,32 +27,14 @@ class Work:
     most: int | None = None
 
     @property
+    def data(self) -> tuple[str, float]:
+        """The spec of its data, and the share that is kept aside."""
+        return self.recipe.data, self.recipe.validation
+
+    @property
     def label(self) -> str:
         """What it is called in progress lines."""
         return f"stack {self.number}"
-
-
-def sets_of(recipe: ZooRecipe) -> Sets:
-    """The data of a recipe, the validation inputs taken from the training ones."""
-    return split_of(load_data(recipe.data), recipe.validation)
-
-
-def split_of(data: Data, share: float) -> Sets:
-    """``data`` with that share of its training inputs kept aside, the same for all."""
-    if not share:
-        return Sets(data, None)
-    count = len(data.train)
-    aside = round(count * share)
-    turn = torch.from_numpy(np.random.RandomState(SHUFFLE).permutation(count))
-    kept, held = (
-        Split(data.train.inputs[rows], data.train.labels[rows])
-        for rows in (turn[aside:].sort().values, turn[:aside].sort().values)
-    )
-    learning = Data(
-        data.name, kept, data.test, data.classes, data.mean, data.std,
-        class_names=data.class_names,
-    )  # fmt: skip
-    return Sets(learning, held)
 
 
 def train_stack(work: Work, tell: Tell) -> int:
@@ -64,7 +42,7 @@ def train_stack(work: Work, tell: Tell) -> int:
     folder, recipe = Folder(work.root), work.recipe
     batch = roster(recipe, work.most)[work.number]
     with folder.working():
-        sets = sets_of(recipe)
+        sets = sets_of(*work.data)
         course = course_of(recipe, batch, sets.data, work.label)
         return follow(course, work.root, sets, work.threads, tell)
 

@@ -36,7 +36,8 @@ from thrifty.pruning.layers import prunable
 from thrifty.pruning.pruning import Cut, cut
 from thrifty.zoo.courses import Checkpoint, Course, follow
 from thrifty.zoo.recipe import Table
-from thrifty.zoo.segments import Tell, split_of
+from thrifty.zoo.segments import Tell
+from thrifty.zoo.sets import sets_of
 from thrifty.zoo.shards import write_sparse_shard
 from thrifty.zoo.statistics import agreement, cohen_kappa, error_agreement
 from thrifty.zoo.zoo import Zoo
@@ -94,8 +95,8 @@ class TwinWork:
     recipe: TwinRecipe
     parents: Path
     root: Path
-    data: str
-    validation: float
+    data: tuple[str, float]
+    """The spec of the data, and the share that is kept aside."""
     plan: Plan
     models: tuple[int, ...]
     """Places of the parents in their zoo."""
@@ -113,11 +114,10 @@ class TwinWork:
 
 def train_twins(work: TwinWork, tell: Tell) -> int:
     """Make what is not made yet of some twins; returns the number of segments done."""
-    from thrifty.data import load_data
     from thrifty.zoo.folder import Folder
 
     with Folder(work.root).working():
-        sets = split_of(load_data(work.data), work.validation)
+        sets = sets_of(*work.data)
         parents = Zoo(work.parents)
         stack = parents.some(work.models).stack()
         course = course_of(work, parents, stack, sets.data)
@@ -240,8 +240,7 @@ def twin_jobs(
     recipe: TwinRecipe,
     parents: Zoo,
     root: Path,
-    data: str,
-    validation: float,
+    data: tuple[str, float],
     plan: Plan,
     threads: int,
 ) -> list[TwinWork]:
@@ -272,7 +271,7 @@ def twin_jobs(
                 name = f"{first}-{method}" + ("" if level is None else f"-{level:g}")
                 jobs.append(
                     TwinWork(
-                        recipe, parents.folder.root.resolve(), root, data, validation, plan,
+                        recipe, parents.folder.root.resolve(), root, data, plan,
                         places, name, method, level, threads,
                     )
                 )  # fmt: skip
