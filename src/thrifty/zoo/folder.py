@@ -122,10 +122,11 @@ class Folder:
         """Hold the folder alone for writing; reading needs no lock.
 
         Raises:
-            UserError: another process writes to it.
+            UserError: another process writes to it, or it is the folder of something else.
         """
         from thrifty.lab.store import Store
 
+        self._refuse_strange()
         self.root.mkdir(parents=True, exist_ok=True)
         with Store(self.root).lock():
             yield

@@ -32,6 +32,9 @@ Columns = Mapping[str, NDArray[Any]]
 Predictions = Callable[[Ints], "NDArray[Any] | None"]
 """Numbers of rows -> (rows, inputs) predicted classes, or ``None`` where some are not stored."""
 
+AT_ONCE = 1024
+"""Models whose predictions are in memory at one time."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -163,25 +166,36 @@ def agreed(
     predictions: tuple[Predictions, Predictions] | None,
     labels: NDArray[Any] | None,
 ) -> Level:
-    """``level`` with what stored predictions say of its agreement."""
-    if predictions is None:
-        return level
-    a, b = predictions[0](parents), predictions[1](at)
-    if a is None or b is None:
-        return level
-    made = {"agreement": agreement(a, b)}
+    """``level`` with what stored predictions say of its agreement, where the index does not.
+
+    Predictions are read for :data:`AT_ONCE` models at a time.
+    """
+    wanted = {"agreement": level.agreement}
     if level.classes:
-        made["kappa"] = cohen_kappa(a, b, level.classes)
+        wanted["kappa"] = level.kappa
     if labels is not None:
-        made["error_agreement"] = error_agreement(a, b, labels)
-    # What the index says was measured over all test inputs, and stays.
-    known = {name: getattr(level, name) for name in made}
-    merged = {n: np.where(np.isfinite(known[n]), known[n], made[n]) for n in made}
+        wanted["error_agreement"] = level.error_agreement
+    if predictions is None or all(np.isfinite(known).all() for known in wanted.values()):
+        return level
+    made = {name: known.copy() for name, known in wanted.items()}
+    for start in range(0, at.size, AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        a, b = predictions[0](parents[some]), predictions[1](at[some])
+        if a is None or b is None:
+            continue
+        found = {"agreement": agreement(a, b)}
+        if level.classes:
+            found["kappa"] = cohen_kappa(a, b, level.classes)
+        if labels is not None:
+            found["error_agreement"] = error_agreement(a, b, labels)
+        for name, values in found.items():
+            known = wanted[name][some]
+            made[name][some] = np.where(np.isfinite(known), known, values)
     return replace(
         level,
-        agreement=merged["agreement"],
-        kappa=merged.get("kappa", level.kappa),
-        error_agreement=merged.get("error_agreement", level.error_agreement),
+        agreement=made["agreement"],
+        kappa=made.get("kappa", level.kappa),
+        error_agreement=made.get("error_agreement", level.error_agreement),
     )
 
 

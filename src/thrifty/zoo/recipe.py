@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from thrifty.errors import UserError
@@ -103,6 +104,12 @@ class ZooRecipe(Table):
             said.pop(name, None)
         said.get("train", {}).pop("engine", None)
         return identity("zoo", said)
+
+    def to_yaml(self) -> str:
+        """The whole recipe as YAML, defaults included."""
+        said = {"zoo": self.model_dump(mode="json", exclude_none=True)}
+        text: str = yaml.safe_dump(said, sort_keys=False)
+        return text
 
     def epochs(self) -> tuple[int, ...]:
         """Epochs of which the models are kept: 0 is before any training."""

@@ -1,7 +1,7 @@
 """Train a zoo: the mark of its folder, the jobs that are left, whoever does them, the index."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from thrifty.lab.executor import Executor, Failed, InProcess
 from thrifty.zoo.folder import Folder
 from thrifty.zoo.index import rebuild
 from thrifty.zoo.recipe import ZooRecipe, roster, zoo_recipe
-from thrifty.zoo.segments import Work, train_stack
+from thrifty.zoo.segments import Work, check_fits, train_stack
 from thrifty.zoo.sets import sets_of
 from thrifty.zoo.twins import TwinRecipe, TwinWork, train_twins, twin_jobs
 from thrifty.zoo.zoo import Zoo
@@ -38,12 +38,16 @@ def train_zoo(
         tell: called with a dictionary of figures as it goes on.
 
     Raises:
-        UserError: the folder holds something else, or the recipe does not fit the data.
+        UserError: the folder holds something else, the recipe does not fit the data, or no models
+            are asked for.
         Unfinished: some stacks failed; the message says which and why.
     """
+    if models is not None and models < 1:
+        raise UserError(f"a zoo of {models} models is asked for; it has 1 at least")
     folder = Folder(out)
+    sets = sets_of(recipe.data, recipe.validation)
+    check_fits(recipe, sets.data, models)
     with folder.lock():
-        sets = sets_of(recipe.data, recipe.validation)
         folder.prepare(mark_of(recipe, sets.data.digest, sets.data.shape, sets.data.classes),
                        yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))  # fmt: skip
         batches = roster(recipe, models)
@@ -53,6 +57,7 @@ def train_zoo(
         count = sum(len(batches[n].members) for n in left)
         tell({"stacks": len(batches), "left": len(left), "models": count, "epochs": last})
         failed = run_jobs(train_stack, jobs, executor or InProcess(), Pace(count * last, tell))
+        forget_states(folder, {batch.name: last for batch in batches})
         rebuild(folder.root)
     if failed:
         many = "a stack" if len(failed) == 1 else f"{len(failed)} stacks"
@@ -100,10 +105,11 @@ def make_twins(
             said.train,
             threads,
         )
-        jobs = [job for job in jobs if not folder.done(job.name, last_epoch(job))]
-        epochs = sum(len(job.models) * last_epoch(job) for job in jobs)
-        tell({"stacks": len(jobs), "left": len(jobs), "models": len(parents), "epochs": epochs})
-        failed = run_jobs(train_twins, jobs, executor or InProcess(), Pace(epochs, tell))
+        left = [job for job in jobs if not folder.done(job.name, last_epoch(job))]
+        epochs = sum(len(job.models) * last_epoch(job) for job in left)
+        tell({"stacks": len(jobs), "left": len(left), "models": len(parents), "epochs": epochs})
+        failed = run_jobs(train_twins, left, executor or InProcess(), Pace(epochs, tell))
+        forget_states(folder, {job.name: last_epoch(job) for job in jobs})
         rebuild(folder.root)
     if failed:
         raise Unfinished(f"some twins in {folder.root} failed:\n" + "\n".join(failed))
@@ -145,6 +151,18 @@ def run_jobs(
     return failed
 
 
+def forget_states(folder: Folder, ends: Mapping[str, int]) -> None:
+    """Remove what optimizers carried of stacks that are finished, which a kill may have left.
+
+    Args:
+        ends: name of a stack -> epoch after which it is finished.
+    """
+    for path in (folder.root / "state").glob("*.safetensors"):
+        stack = path.stem.rpartition("-")[0]
+        if stack in ends and folder.done(stack, ends[stack]):
+            path.unlink(missing_ok=True)
+
+
 def mark_of(recipe: ZooRecipe, digest: str, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
     """What the mark of a zoo's folder says."""
     return {
@@ -156,18 +174,25 @@ def mark_of(recipe: ZooRecipe, digest: str, shape: tuple[int, ...], classes: int
 
 
 class Pace:
-    """Adds to each event how many models x epochs are done a second, and the time left."""
+    """Adds to each event how many models x epochs are done a second, and the time left.
+
+    What was done before, and what a worker that died had done, counts once.
+    """
 
     def __init__(self, whole: int, tell: Tell):
         self.whole, self._tell, self._done, self._began = whole, tell, 0, time.monotonic()
+        self._reached: dict[str, int] = {}
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Pass an event on."""
         if "epoch" not in event:
             return self._tell(event)
-        self._done += int(event.get("models", 1))
+        models = int(event.get("models", 1))
+        self._done += models
+        self._reached[event["job"]] = models * int(event["epoch"])
         pace = self._done / max(1e-9, time.monotonic() - self._began)
-        left = max(0, self.whole - self._done) / pace if pace else 0.0
-        share = self._done / max(1, self.whole)
+        reached = sum(self._reached.values())
+        left = max(0, self.whole - reached) / pace if pace else 0.0
+        share = reached / max(1, self.whole)
         self._tell(event | {"pace": pace, "left_seconds": left, "progress": share})
         return None

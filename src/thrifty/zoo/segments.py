@@ -7,6 +7,7 @@ from typing import Any
 
 from thrifty.data import Data
 from thrifty.population.stack import born
+from thrifty.population.training import choose
 from thrifty.zoo.courses import Checkpoint, Course, follow
 from thrifty.zoo.folder import Folder
 from thrifty.zoo.recipe import Batch, ZooRecipe, roster
@@ -45,6 +46,23 @@ def train_stack(work: Work, tell: Tell) -> int:
         sets = sets_of(*work.data)
         course = course_of(recipe, batch, sets.data, work.label)
         return follow(course, work.root, sets, work.threads, tell)
+
+
+def check_fits(recipe: ZooRecipe, data: Data, models: int | None = None) -> None:
+    """Refuse a recipe whose networks are not to be had, or cannot be trained as stacks.
+
+    Raises:
+        UserError: the message says which network and why.
+    """
+    seen = set()
+    for batch in roster(recipe, models):
+        one = batch.members[0]
+        kind = (one.act, one.init, one.optimizer, one.dropout > 0)
+        if kind not in seen:
+            seen.add(kind)
+            alone = batch.model_copy(update={"members": batch.members[:1]})
+            course = course_of(recipe, alone, data, batch.name)
+            choose(course.start, data, course.plan)
 
 
 def course_of(recipe: ZooRecipe, batch: Batch, data: Data, label: str) -> Course:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from thrifty.data import Data
 from thrifty.errors import UserError
-from thrifty.lab.prune_table import Sparsity, distinct, listed
+from thrifty.lab.prune_table import AllocationName, Sparsity, distinct, listed
 from thrifty.lab.recipe import identity
 from thrifty.native.lanes import Noise
 from thrifty.population.plan import Plan
@@ -62,16 +62,15 @@ class Variational(Table):
 class TwinRecipe(Table):
     """How twins are made of a zoo."""
 
-    method: Annotated[tuple[Method, ...], BeforeValidator(listed), AfterValidator(distinct)] = (
-        "magnitude",
-        "variational",
-    )
+    method: Annotated[
+        tuple[Method, ...], BeforeValidator(listed), AfterValidator(distinct), Field(min_length=1)
+    ] = ("magnitude", "variational")
     sparsity: Annotated[
         tuple[Sparsity, ...], BeforeValidator(listed), AfterValidator(distinct), Field(min_length=1)
     ] = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     epochs: Annotated[int, Field(ge=0)] = 15
     """Of training after a cut by magnitude."""
-    allocation: str = "lamp"
+    allocation: AllocationName = "lamp"
     """How a sparsity is shared among layers; ``uniform`` cuts every layer alike."""
     variational: Variational = Variational()
     batch: Annotated[int, Field(ge=1)] | None = None
@@ -99,7 +98,7 @@ class TwinWork:
     """The spec of the data, and the share that is kept aside."""
     plan: Plan
     models: tuple[int, ...]
-    """Places of the parents in their zoo."""
+    """Numbers of the parents, rising."""
     name: str
     method: Method
     sparsity: float | None
@@ -119,14 +118,15 @@ def train_twins(work: TwinWork, tell: Tell) -> int:
     with Folder(work.root).working():
         sets = sets_of(*work.data)
         parents = Zoo(work.parents)
-        stack = parents.some(work.models).stack()
-        course = course_of(work, parents, stack, sets.data)
+        every = parents.at()["model"]
+        parents = parents.some(np.flatnonzero(np.isin(every, work.models)).tolist())
+        course = course_of(work, parents, sets.data)
         return follow(course, work.root, sets, work.threads, tell)
 
 
-def course_of(work: TwinWork, parents: Zoo, stack: Stack, data: Data) -> Course:
+def course_of(work: TwinWork, parents: Zoo, data: Data) -> Course:
     """How the twins of a stack of parents come to be."""
-    table = parents.some(work.models).at()
+    table, stack = parents.at(), parents.stack()
     past = int(table["epoch"].max())
     batch = work.recipe.batch or work.plan.batch
     plan = work.plan.model_copy(
@@ -244,25 +244,36 @@ def twin_jobs(
     plan: Plan,
     threads: int,
 ) -> list[TwinWork]:
-    """A job for every stack of parents, method and sparsity.
+    """A job for every stack of parents that are trained to the end, method and sparsity.
+
+    Args:
+        plan: that the parents were trained by.
 
     Raises:
-        UserError: the zoo has no model.
+        UserError: the zoo has no such model, or all diverged.
     """
     table = parents.at()
+    table = table.take(table["epoch"] == plan.epochs) if len(table) else table
     if not len(table):
-        raise UserError(f"{parents.folder.root} has no model yet; train it first")
+        raise UserError(
+            f"{parents.folder.root} has no model that is trained to epoch {plan.epochs}; go on "
+            f"with thrifty zoo train first"
+        )
     kinds: dict[tuple[Any, ...], list[int]] = {}
     diverged = table["diverged"] if "diverged" in table else np.zeros(len(table), bool)
     for place in range(len(table)):
         if not diverged[place]:
             key = tuple(str(table[n][place]) for n in ("net", "act", "optimizer"))
             kinds.setdefault((*key, table["dropout"][place] > 0), []).append(place)
+    if not kinds:
+        raise UserError(
+            f"every model of {parents.folder.root} diverged; there are no twins of them"
+        )
     jobs = []
     for found in kinds.values():
         for at in range(0, len(found), recipe.stack):
-            places = tuple(found[at : at + recipe.stack])
-            first = f"{int(table['model'][places[0]]):06d}n{len(places)}"
+            models = tuple(int(m) for m in table["model"][found[at : at + recipe.stack]])
+            first = f"{models[0]:06d}n{len(models)}"
             levels: list[tuple[Method, float | None]] = []
             for method in recipe.method:
                 asked = recipe.sparsity if method == "magnitude" else (None,)
@@ -272,7 +283,7 @@ def twin_jobs(
                 jobs.append(
                     TwinWork(
                         recipe, parents.folder.root.resolve(), root, data, plan,
-                        places, name, method, level, threads,
+                        models, name, method, level, threads,
                     )
                 )  # fmt: skip
     return jobs
