@@ -98,6 +98,12 @@ COMMANDS = [
     ["export"],
     ["bench"],
     ["sensitivity"],
+    ["zoo"],
+    ["zoo", "train"],
+    ["zoo", "twins"],
+    ["zoo", "report"],
+    ["zoo", "import"],
+    ["zoo", "export"],
 ]
 
 

@@ -58,7 +58,8 @@ def train(
     out
         Folder of the zoo.
     executor
-        threads (this process), processes, or ray (a cluster; needs the extra ray).
+        threads (this process), processes, or ray: the cluster of RAY_ADDRESS, all nodes of which
+        see the folder of the zoo at one path, or one that is started here (needs the extra ray).
     workers
         Threads or processes; as many as cores if not given.
     """
@@ -111,6 +112,10 @@ def twins(
         Inputs a step; that of the zoo if not given.
     out
         Folder of the twins.
+    executor
+        As for thrifty zoo train.
+    workers
+        Threads or processes; as many as cores if not given.
     """
     from thrifty.lab.recipe import validated
     from thrifty.progress import view
@@ -275,6 +280,8 @@ def _executor(name: str, workers: int | None) -> tuple["Executor", int]:
     from thrifty.lab.executor import InProcess, Processes
     from thrifty.registry import suggest
 
+    if workers is not None and workers < 1:
+        raise UserError(f"{workers} workers are asked for; there is 1 at least")
     count = workers or os.cpu_count() or 1
     if name == "threads":
         return InProcess(), count

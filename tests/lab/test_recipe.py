@@ -8,6 +8,7 @@ from thrifty.errors import UserError
 from thrifty.lab.chains import Chains
 from thrifty.lab.recipe import Recipe, identity, make, overridden, read, shipped, values_of
 from thrifty.lab.store import Store
+from thrifty.zoos import zoo_recipe_of
 
 
 def test_every_mistake_is_named_with_its_place_at_once(tmp_path):
@@ -106,7 +107,8 @@ def test_an_empty_file_is_the_default_recipe(tmp_path):
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_every_shipped_recipe_is_good_says_what_it_is_and_survives_yaml(name):
     values, where = values_of(name)
-    kind = make_look if "look" in values else make
+    kinds = {"look": make_look, "zoo": zoo_recipe_of}
+    kind = next((kinds[key] for key in kinds if key in values), make)
     recipe = kind(values, where)
     assert shipped()[name].startswith("# ")
     assert kind(yaml.safe_load(recipe.to_yaml()), where) == recipe

@@ -49,6 +49,9 @@ def _known_allocation(how: str) -> str:
     return how
 
 
+AllocationName = Annotated[str, AfterValidator(_known_allocation)]
+
+
 def _known_schedule(name: str) -> str:
     from thrifty.pruning.schedules import schedule
 
@@ -165,7 +168,7 @@ class Prune(Table):
     criterion: Annotated[str, AfterValidator(_known_criterion)] | None = None
     """Instead of the methods' own (``thrifty criteria``)."""
     granularity: Annotated[str, AfterValidator(_known_granularity)] | None = None
-    allocation: Annotated[str, AfterValidator(_known_allocation)] | None = None
+    allocation: AllocationName | None = None
     schedule: Annotated[str, AfterValidator(_known_schedule)] | None = None
     keep: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     """Patterns of layers that are not pruned."""

@@ -12,6 +12,7 @@ the same bit for bit.
 
 import os
 import platform
+import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -39,12 +40,13 @@ class OnRay:
             are if ``None``.
 
     Raises:
-        UserError: the package ray is not installed.
+        UserError: the package ray is not installed, or nothing answers at RAY_ADDRESS.
     """
 
     def __init__(self, workers: int | None = None):
         self.workers = workers
         imported()
+        _answers(os.environ.get("RAY_ADDRESS", ""))
 
     def run(
         self, function: Callable[[Job, Tell], Any], jobs: Sequence[Job], tell: Tell
@@ -91,6 +93,26 @@ def imported() -> Any:
     return ray
 
 
+def _answers(address: str) -> None:
+    """Refuse an address at which nothing answers, for which Ray itself waits for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(address, str(error)) from None
+
+
+def _unreachable(address: str, why: str) -> UserError:
+    where = f"at RAY_ADDRESS={address} cannot be reached" if address else "cannot be started"
+    text = why.strip().split("\n")[0][:200].rstrip(".")
+    return UserError(
+        f"a Ray cluster {where}: {text}; start one with ray start --head, or use "
+        f"--executor processes"
+    )
+
+
 @contextmanager
 def _connected(ray: Any, workers: int | None) -> Iterator[None]:
     """Connected to the cluster of this process or of RAY_ADDRESS, or to one started for the block.
@@ -100,19 +122,14 @@ def _connected(ray: Any, workers: int | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS", "")
     said: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if not address:
         said |= {"address": "local", "include_dashboard": False, "num_cpus": workers}
     try:
         ray.init(**said)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        text = str(error).strip().split("\n")[0][:200]
-        where = f"at RAY_ADDRESS={address} cannot be reached" if address else "cannot be started"
-        raise UserError(
-            f"a Ray cluster {where}: {text}; start one with ray start --head, or use "
-            f"--executor processes"
-        ) from None
+        raise _unreachable(address, str(error)) from None
     try:
         yield
     finally:

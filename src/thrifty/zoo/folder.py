@@ -178,12 +178,17 @@ class Folder:
 
     def _refuse_another(self, now: Mapping[str, Any]) -> None:
         about = self.about()
-        other = [k for k in sorted(now) if about.get(k) != now[k]]
+        other = [k for k in sorted(now) if _unmoved(about.get(k)) != _unmoved(now[k])]
         if other:
             said = "; ".join(
                 f"{k} is {str(about.get(k))[:80]} there and {str(now[k])[:80]} here" for k in other
             )
             raise UserError(f"{self.root} holds another zoo: {said}; give --out another folder")
+
+
+def _unmoved(value: Any) -> Any:
+    """A value of a mark without where another zoo lies: it may be moved, and is the same zoo."""
+    return {k: v for k, v in value.items() if k != "path"} if isinstance(value, dict) else value
 
 
 def read_object(path: Path, most: int) -> dict[str, Any]:
