@@ -142,7 +142,6 @@ def test_a_shrunk_network_is_shrunk_again(model, example):
         ({"kept": {"5": torch.arange(3) > 0}}, "5 stays whole: they are the output"),
         ({"keep": ["nothing"]}, "'nothing' matches no layer"),
     ],
-    ids=str,
 )
 def test_a_mistake_is_refused_in_words(model, example, given, message):
     arguments = {"example": example} | given if given else {}
