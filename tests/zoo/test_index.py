@@ -1,5 +1,6 @@
 """The index: rows a segment, and a cache of all of them that may be wrong or missing."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -17,6 +18,10 @@ from thrifty.errors import MissingExtra, UserError
 from thrifty.zoo.folder import Folder, segment
 from thrifty.zoo.index import read_index, read_rows, rebuild, write_rows
 from thrifty.zoo.table import Table, column_of, joined
+
+needs_pyarrow = pytest.mark.skipif(
+    importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed"
+)
 
 
 def rows_of(table):
@@ -74,6 +79,7 @@ def test_the_name_of_a_stack_is_that_of_a_plain_file():
             segment("a", epoch)
 
 
+@needs_pyarrow
 def test_the_cache_says_what_the_rows_say(root):
     before, _ = read_index(root)
     assert rebuild(root) == root / "index.parquet"
@@ -82,6 +88,7 @@ def test_the_cache_says_what_the_rows_say(root):
     assert [after[c].dtype for c in after.columns] == [before[c].dtype for c in before.columns]
 
 
+@needs_pyarrow
 def test_the_cache_is_used_and_new_rows_are_added(root, segment):
     rebuild(root)
     segment(root, "0000", 3, [0, 1, 2])
@@ -111,6 +118,7 @@ def test_a_cache_of_rows_that_are_gone_is_not_believed(root):
     assert len(thrifty.Zoo(root).index) == 9
 
 
+@needs_pyarrow
 @given(st.data())
 @settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
@@ -129,7 +137,7 @@ def test_without_pyarrow_the_rows_are_enough(root, monkeypatch):
     rebuild(root)
     for name in ("pyarrow", "pyarrow.parquet", "pandas", "polars"):
         monkeypatch.setitem(sys.modules, name, None)
-    (root / "index.parquet").unlink()
+    (root / "index.parquet").unlink(missing_ok=True)
     assert rebuild(root) is None
     zoo = thrifty.Zoo(root)
     assert len(zoo) == 6 and len(zoo.where("act == 'relu'")) == 3
