@@ -47,7 +47,9 @@ class HighwayGate(Gate):
     ``blocks.3.h.weight``.
 
     Args:
-        strength: of the incentive, in units of the loss; 0 only measures.
+        strength: of the incentive, in units of the loss; 0 only measures.  It is shared by all
+            channels, so that short trainings need more: 0.3 and 15 epochs of CIFAR-10 shut
+            some, 2 costs accuracy before any cut.
         cost: what blocks are weighed by: ``params`` or ``macs`` of one channel, or ``plain``
             for all alike.
         warmup: share of the training in which the incentive rises from 0.
