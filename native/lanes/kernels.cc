@@ -285,14 +285,13 @@ double peak(double seconds) {
   using Clock = std::chrono::steady_clock;
   V sum[16];
   for (int i = 0; i < 16; ++i) sum[i] = splat(0.1f * static_cast<float>(i));
-  V by = splat(0.999f), more = splat(1e-3f);
+  const V by = splat(0.999f), more = splat(1e-3f);
   double best = 0;
   const auto end = Clock::now() + std::chrono::duration<double>(seconds);
   while (Clock::now() < end) {
     const auto start = Clock::now();
     for (int n = 0; n < 100000; ++n) {
       THRIFTY_UNROLL for (int i = 0; i < 16; ++i) sum[i] = sum[i] * by + more;
-      asm volatile("" : "+m"(by));
     }
     const double took = std::chrono::duration<double>(Clock::now() - start).count();
     best = std::max(best, 100000.0 * 16 * kLanes / took);
