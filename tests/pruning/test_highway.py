@@ -1,6 +1,7 @@
 """The gate of highway networks: what it measures, what it pulls, what it removes."""
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -16,7 +17,7 @@ from thrifty.errors import UserError
 from thrifty.nets.highway import HighwayBlock
 from thrifty.pruning.evidence import Batch
 from thrifty.pruning.gates import gate
-from thrifty.pruning.gates.highway import HighwayGate, collapsed
+from thrifty.pruning.gates.highway import HighwayGate, collapsed, priced
 from thrifty.pruning.gates.highway_blocks import measured
 from thrifty.training.loop import train
 from thrifty.training.plan import Plan
@@ -162,7 +163,7 @@ def test_the_penalty_is_the_mean_gate_weighed_by_what_channels_cost():
     model.train()
     x = torch.randn(4, *SHAPE)
     values = seen(model, [x])  # in training mode, as the penalty sees it
-    mean = torch.stack([v.mean() for v in values.values()]).mean()
+    mean = torch.cat([v.mean(1) for v in values.values()]).mean()
     for progress, warm in ((0.0, 0.0), (0.1, 0.5), (0.2, 1.0), (0.9, 1.0)):
         model(x)
         torch.testing.assert_close(found.penalty(model, progress), 0.5 * warm * mean)
@@ -175,11 +176,40 @@ def test_costs_of_the_penalty_are_those_of_one_channel():
         x = torch.randn(4, *SHAPE)
         values = seen(model, [x])
         each = Costs(model, found.own_units(model), SHAPE).each()
-        weights = torch.tensor([float(getattr(each[f"{n}.h"], cost)) for n in values])
-        means = torch.stack([v.mean() for v in values.values()])
+        weights = torch.cat(
+            [
+                torch.full(v.shape[:1], float(getattr(each[f"{n}.h"], cost)))
+                for n, v in values.items()
+            ]
+        )
+        means = torch.cat([v.mean(1) for v in values.values()])
         model(x)
         expected = (weights * means).sum() / weights.sum()
         torch.testing.assert_close(found.penalty(model, 1.0), expected)
+
+
+def test_the_logarithm_pulls_harder_the_further_a_channel_is_shut():
+    means = torch.tensor([0.0, 0.01, 0.5, 1.0], requires_grad=True)
+    price = priced(means, "log")
+    price.backward()
+    assert bool((means.grad.diff() < 0).all())
+    torch.testing.assert_close(means.grad[0] / means.grad[1], torch.tensor(2.0))
+    for all_alike in (0.0, 1.0):
+        shut = torch.full((3,), all_alike)
+        torch.testing.assert_close(priced(shut, "log"), priced(shut, "mean"))
+
+
+def test_the_penalty_is_of_the_shape_that_is_asked_for():
+    found, model = attached(strength=0.5, cost="plain", warmup=0, shape="log")
+    model.train()
+    x = torch.randn(4, *SHAPE)
+    values = seen(model, [x])
+    means = torch.cat([v.mean(1) for v in values.values()])
+    model(x)
+    expected = 0.5 * (torch.log1p(means / 0.01) / math.log(101)).mean()
+    torch.testing.assert_close(found.penalty(model, 1.0), expected)
+    with pytest.raises(UserError, match="log"):
+        HighwayGate(shape="lg")
 
 
 def test_the_penalty_reaches_the_gates_and_needs_a_pass():
@@ -189,7 +219,8 @@ def test_the_penalty_reaches_the_gates_and_needs_a_pass():
         found.penalty(model, 1.0)
     model(torch.randn(4, *SHAPE))
     found.penalty(model, 1.0).backward()
-    assert all(bool(b.t.bias.grad.gt(0).all()) for b in model.blocks)
+    assert all(bool(b.t.bias.grad.any()) for b in model.blocks)
+    assert bool(model.blocks[-1].t.bias.grad.gt(0).all())  # no gate after it is moved by it
     with pytest.raises(UserError, match="training mode"):
         found.penalty(model, 1.0)
 
