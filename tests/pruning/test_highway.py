@@ -17,8 +17,9 @@ from thrifty.errors import UserError
 from thrifty.nets.highway import HighwayBlock
 from thrifty.pruning.evidence import Batch
 from thrifty.pruning.gates import gate
-from thrifty.pruning.gates.highway import HighwayGate, collapsed, priced
+from thrifty.pruning.gates.highway import HighwayGate, collapsed
 from thrifty.pruning.gates.highway_blocks import measured
+from thrifty.pruning.gates.highway_change import priced, shares
 from thrifty.training.loop import train
 from thrifty.training.plan import Plan
 
@@ -189,7 +190,7 @@ def test_costs_of_the_penalty_are_those_of_one_channel():
 
 
 def test_the_logarithm_pulls_harder_the_further_a_channel_is_shut():
-    means = torch.tensor([0.0, 0.01, 0.5, 1.0], requires_grad=True)
+    means = torch.tensor([0.0, 0.03, 0.5, 1.0], requires_grad=True)
     price = priced(means, "log")
     price.backward()
     assert bool((means.grad.diff() < 0).all())
@@ -206,7 +207,7 @@ def test_the_penalty_is_of_the_shape_that_is_asked_for():
     values = seen(model, [x])
     means = torch.cat([v.mean(1) for v in values.values()])
     model(x)
-    expected = 0.5 * (torch.log1p(means / 0.01) / math.log(101)).mean()
+    expected = 0.5 * (torch.log1p(means / 0.03) / math.log1p(1 / 0.03)).mean()
     torch.testing.assert_close(found.penalty(model, 1.0), expected)
     with pytest.raises(UserError, match="log"):
         HighwayGate(shape="lg")
@@ -330,3 +331,91 @@ def test_a_collapse_is_told_by_block():
 def test_a_collapse_of_one_stage_is_told():
     two = {f"late.{k}": v for k, v in readings(1e-4, 1e-4, channels=8).items()}
     assert collapsed(readings(0.2, 0.1) | two) == ["late.blocks.0", "late.blocks.1"]
+
+
+def changing(strength=0.0):
+    found, model = HighwayGate(strength=strength, of="change", shape="log"), network()
+    found.attach(model)
+    return found, model
+
+
+def test_no_scale_of_h_hides_a_change():
+    block = HighwayBlock(6, 6, 1).eval()
+    x = torch.randn(8, 6, 5, 5)
+    with torch.no_grad():
+        block.t.weight.zero_()
+        block.t.bias.fill_(-2.0)
+        block.h.weight.mul_(30)  # far larger than what is carried
+        before = shares(block, x, block(x))
+        # T about a tenth, H ten times: the change is what it was, and so is the share
+        block.t.bias.copy_(torch.logit(torch.sigmoid(block.t.bias) / 10))
+        block.h.weight.mul_(10)
+        after = shares(block, x, block(x))
+    assert bool((before > 0.2).all())
+    assert bool((after > 0.8 * before).all())
+
+
+def test_a_block_that_only_carries_changes_nothing():
+    block = HighwayBlock(6, 6, 1).eval()
+    x = torch.randn(8, 6, 5, 5)
+    with torch.no_grad():
+        block.t.bias.fill_(-1e4)
+        assert float(shares(block, x, block(x)).max()) < 1e-3
+
+
+def test_changes_are_measured_over_all_batches_as_over_one():
+    found, model = changing()
+    pieces = batches(count=4)
+    found.measure(model, pieces)
+    apart = found.scores(model)
+    whole = torch.cat([x for x, _ in pieces])
+    found.measure(model, [(whole, torch.zeros(len(whole)))])
+    for name, values in found.scores(model).items():
+        torch.testing.assert_close(apart[name], values)
+    with torch.no_grad():
+        x = model.stem(whole)
+        for number, block in enumerate(model.blocks):
+            out = block(x)
+            expected = shares(block, x, out)
+            torch.testing.assert_close(apart[f"blocks.{number}.h.weight"], expected)
+            x = out
+
+
+def test_the_penalty_of_changes_trains_shares_and_folds_away(digits):
+    found, model = changing(strength=20.0)
+    names = [name for name, _ in model.named_modules()]
+    train(model, digits, Plan(epochs=6, batch=16), gate=found)
+    scored = [(digits.prepare(digits.test.inputs), digits.test.labels)]
+    found.measure(model, scored)
+    shut = torch.cat([*found.scores(model).values()]).mean()
+    found.fold(model)
+    assert not any(m._forward_hooks for m in model.modules())
+    assert [n for n, _ in model.named_modules()] == [n for n in names if "readings" not in n]
+    other, plain = changing()
+    train(plain, digits, Plan(epochs=6, batch=16), gate=other)
+    other.measure(plain, scored)
+    assert shut < 0.8 * torch.cat([*other.scores(plain).values()]).mean()
+
+
+def test_a_narrowed_block_is_measured_at_the_channels_it_writes():
+    found, model = changing()
+    found.measure(model, batches())
+    groups = found.own_units(model)
+    kept = {g.name: torch.arange(g.units) % 2 == 0 for g in groups}
+    small = found.removed(model, groups, kept)
+    found.attach(small)
+    found.measure(small, batches())
+    for name, values in found.scores(small).items():
+        assert len(values) == int(kept[name.removesuffix(".weight")].sum())
+        assert bool(torch.isfinite(values).all())
+
+
+def test_a_block_that_does_not_say_what_it_carries_is_refused():
+    model = network()
+    model.blocks[1].carried = None
+    with pytest.raises(UserError, match=r"blocks\.1.*carried"):
+        HighwayGate(of="change").attach(model)
+    with pytest.raises(UserError, match="quantiles"):
+        HighwayGate(of="change", score="q95")
+    with pytest.raises(UserError, match="transform"):
+        HighwayGate(of="transfrom")

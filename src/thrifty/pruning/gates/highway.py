@@ -14,7 +14,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +25,21 @@ from thrifty.errors import UserError
 from thrifty.pruning.evidence import Batch
 from thrifty.pruning.gates import GATES, Gate
 from thrifty.pruning.gates.highway_blocks import Measured, Readings, blocks_of, measured, part
+from thrifty.pruning.gates.highway_change import (
+    SHAPES,
+    Shape,
+    priced,
+    says_what_it_carries,
+    shares,
+)
 from thrifty.pruning.gates.placing import holding, vacant
 from thrifty.pruning.gates.shrinkage import number
 from thrifty.registry import suggest
 
 Cost = Literal["params", "macs", "plain"]
 COSTS = ("params", "macs", "plain")
-Shape = Literal["mean", "log"]
-SHAPES = ("mean", "log")
-
-NEAR = 0.01
-"""Mean of T near which the penalty of shape ``log`` pulls half as hard as at 0."""
+Of = Literal["transform", "change"]
+OF = ("transform", "change")
 
 SHUT = 1e-3
 """Mean of T below which a block does nothing that matters."""
@@ -48,22 +52,25 @@ class HighwayGate(Gate):
     """The transform gates of a highway network, under an incentive to shut.
 
     The penalty is ``strength`` times the mean of T over inputs, positions and channels, each
-    channel weighed by what it costs.  That mean is paid for as well by a smaller T and a
-    larger H, which leaves all channels a little open; ``shape=log`` takes the logarithm of the
-    mean of each channel instead, whose pull grows as a channel shuts, so that some shut wholly
-    and the others stay.  Scores are told by the weight of H, such as ``blocks.3.h.weight``.
+    channel weighed by what it costs.  That is paid for as well by a smaller T and a larger H:
+    all channels stay a little open, and all are needed.  ``of=change`` looks at what a block
+    changes instead, which no scale of H can hide, and ``shape=log`` pulls harder the further a
+    channel is shut, so that some shut wholly and the others stay open.
+
+    Scores are told by the weight of H, such as ``blocks.3.h.weight``.
 
     Args:
         strength: of the incentive, in units of the loss; 0 only measures.  It is shared by all
-            channels, so that short trainings need more: with ``log``, 0.3 and 6 epochs of
-            CIFAR-10 shut some.
-        shape: ``mean``: the mean of T; ``log``: the same mean of log(1 + t / 0.01) /
-            log(1 + 1 / 0.01), t the mean of T of a channel.  Both are 1 where all gates are open.
+            channels, so that short trainings need more, such as 0.5.
+        of: what is penalised and scored; ``transform``: T; ``change``: how much of what a block
+            writes is its own, std(out - s) / std(out) of a channel.
+        shape: ``mean``: the mean over channels; ``log``: the same mean of log(1 + t / 0.03) /
+            log(1 + 1 / 0.03), t that of a channel.  Both are 1 where all gates are open.
         cost: what channels are weighed by: their ``params`` or ``macs``, or ``plain`` for all
             alike.
         warmup: share of the training in which the incentive rises from 0.
-        score: ``mean`` of T, or a quantile of it such as ``q95``, which spares channels that
-            open for few inputs.
+        score: ``mean`` of T, or a quantile such as ``q95``, which spares channels that open for
+            few inputs; of a change only ``mean``.
         fold: whether removal adds to the bias of T what the removed channels of H sent to it in
             the mean.
         keep: patterns of ``h`` of blocks that are left alone; in a text, separated by commas.
@@ -79,6 +86,7 @@ class HighwayGate(Gate):
         self,
         *,
         strength: float = 1e-2,
+        of: Of = "transform",
         shape: Shape = "mean",
         cost: Cost = "params",
         warmup: float = 0.1,
@@ -94,24 +102,31 @@ class HighwayGate(Gate):
         if cost not in COSTS:
             raise UserError(f"no cost of a channel is called {cost!r}; {suggest(str(cost), COSTS)}")
         if shape not in SHAPES:
-            raise UserError(
-                f"no penalty of T has the shape {shape!r}; {suggest(str(shape), SHAPES)}"
-            )
+            raise UserError(f"no penalty has the shape {shape!r}; {suggest(str(shape), SHAPES)}")
+        if of not in OF:
+            raise UserError(f"of={of!r} is nothing a block does; {suggest(str(of), OF)}")
+        if of == "change" and score != "mean":
+            raise UserError(f"the gate has of=change and score={score}; a change has no quantiles")
         if not isinstance(fold, bool):
             raise UserError(f"the gate has fold={fold!r}; give true or false")
-        self.cost, self.shape, self.mean_fold = cost, shape, fold
+        self.cost, self.of, self.shape, self.mean_fold = cost, of, shape, fold
         self.quantile = _quantile(score)
         self.keep = tuple(k for k in keep.split(",") if k) if isinstance(keep, str) else tuple(keep)
 
     def attach(self, model: nn.Module) -> None:
         """In place: a place for what is measured in every highway block, and hooks for training."""
         vacant(model, _READINGS)
-        for block in blocks_of(model, self.keep).values():
+        blocks = blocks_of(model, self.keep)
+        for name, block in blocks.items() if self.of == "change" else ():
+            says_what_it_carries(block, name)
+        for block in blocks.values():
             block.register_module(_READINGS, Readings())
             if self.strength:
                 gate = block.get_submodule("gate")
                 setattr(gate, _SEEN, Seen())
                 gate.register_forward_hook(_see, prepend=True)
+                if self.of == "change":
+                    block.register_forward_hook(_see_change)
 
     def variables(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """None: the gates are layers of the network and are trained like all others."""
@@ -143,17 +158,19 @@ class HighwayGate(Gate):
     def measure(self, model: nn.Module, batches: Iterable[Batch]) -> None:
         """In place: means of T and H, and the quantile of T, over ``batches`` in eval mode."""
         blocks = holding(model, _READINGS)
-        found = measured(model, blocks, batches, self.quantile)
+        found = measured(model, blocks, batches, self.quantile, self.of == "change")
         for name, block in blocks.items():
             _place(block).found = found[name]
 
     def scores(self, model: nn.Module) -> dict[str, Tensor]:
-        """Name of a weight of H -> mean of T, or its quantile, in 0..1, (channels,).
+        """Name of a weight of H -> mean of T, its quantile, or the change, (channels,).
 
         Raises:
             UserError: the gate is not attached, or not measured.
         """
         read = {_weight(name): _reading(block) for name, block in _measured(model).items()}
+        if self.of == "change":
+            return {n: r.change.clone() for n, r in read.items()}
         mean = self.quantile is None
         return {n: (r.transform if mean else r.quantile).clone() for n, r in read.items()}
 
@@ -167,7 +184,7 @@ class HighwayGate(Gate):
         if not real or not 0 <= threshold <= 1:
             raise UserError(
                 f"{threshold!r} is no threshold of the gate highway; T is in 0..1, and channels "
-                f"stay whose T is above the threshold, such as 0.05"
+                f"stay whose T (or change) is above the threshold, such as 0.05"
             )
         return float(threshold)
 
@@ -225,8 +242,9 @@ class HighwayGate(Gate):
             delattr(block, _READINGS)
             gate = block.get_submodule("gate")
             vars(gate).pop(_SEEN, None)
-            for key in [k for k, f in gate._forward_hooks.items() if f is _see]:
-                del gate._forward_hooks[key]
+            for module, hook in ((gate, _see), (block, _see_change)):
+                for key in [k for k, f in module._forward_hooks.items() if f is hook]:
+                    del module._forward_hooks[key]
 
     def _cost(self, block: nn.Module, positions: int) -> float:
         """What one channel of a block costs, all others there."""
@@ -251,13 +269,6 @@ class HighwayGate(Gate):
             assert t.bias is not None
             t.bias += columns @ sent
         return out
-
-
-def priced(transform: Tensor, shape: Shape) -> Tensor:
-    """What the mean T of channels, (channels,), costs in the mean: 0 all shut, 1 all open."""
-    if shape == "log":
-        transform = torch.log1p(transform / NEAR) / math.log1p(1 / NEAR)
-    return transform.mean()
 
 
 class Seen:
@@ -301,6 +312,12 @@ def _see(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
     if module.training and torch.is_grad_enabled():
         means = output.float().mean((0, *range(2, output.dim())))
         seen.mean, seen.positions = means, math.prod(output.shape[2:])
+
+
+def _see_change(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    """The hook of a block: what it changes, for the penalty, in place of T."""
+    if module.training and torch.is_grad_enabled() and len(cast("Tensor", module.kept)):
+        getattr(module.get_submodule("gate"), _SEEN).mean = shares(module, args[0], output)
 
 
 def _quantile(score: object) -> float | None:

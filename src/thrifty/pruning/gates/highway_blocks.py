@@ -23,6 +23,7 @@ from thrifty.channels.modes import evaluating
 from thrifty.errors import UserError
 from thrifty.pruning.allocation import matching
 from thrifty.pruning.evidence import Batch
+from thrifty.pruning.gates.highway_change import Spread
 
 _Conv = nn.modules.conv._ConvNd
 
@@ -42,6 +43,9 @@ class Measured:
     """A quantile of T over the same, within 0.8 % of its value; zeros if none was asked for."""
     hidden: Tensor
     """Mean of H."""
+    change: Tensor
+    """How much of what the block writes its change is (highway_change.py); zeros if that
+    was not asked for."""
     positions: int
     """Of T for one input."""
 
@@ -63,7 +67,7 @@ class Readings(nn.Module):
             return torch.empty(0, dtype=torch.float64)
         one = self.found
         return torch.cat(
-            [x.double() for x in (one.transform, one.quantile, one.hidden)]
+            [x.double() for x in (one.transform, one.quantile, one.hidden, one.change)]
             + [torch.tensor([one.positions], dtype=torch.float64)]
         )
 
@@ -72,8 +76,9 @@ class Readings(nn.Module):
         if not len(state):
             self.found = None
             return
-        transform, quantile, hidden = state[:-1].view(3, len(state) // 3).float().cpu().clone()
-        self.found = Measured(transform, quantile, hidden, int(state[-1]))
+        rows = state[:-1].view(4, len(state) // 4).float().cpu().clone()
+        transform, quantile, hidden, change = rows
+        self.found = Measured(transform, quantile, hidden, change, int(state[-1]))
 
 
 def blocks_of(model: nn.Module, keep: Sequence[str] = ()) -> dict[str, nn.Module]:
@@ -122,6 +127,7 @@ def measured(
     blocks: Mapping[str, nn.Module],
     batches: Iterable[Batch],
     quantile: float | None,
+    change: bool = False,
 ) -> dict[str, Measured]:
     """What the gates of ``blocks`` do on the inputs of ``batches``, in eval mode.
 
@@ -130,11 +136,15 @@ def measured(
 
     Args:
         quantile: in 0..1, ``None`` for none.
+        change: whether to measure that too, for which blocks must say what they carry.
 
     Raises:
         UserError: there are no inputs, or T is no number in 0..1.
     """
-    sums = {name: _Sums(part(m, "h").out_channels, quantile) for name, m in blocks.items()}
+    sums = {
+        name: _Sums(part(m, "h").out_channels, quantile, Spread() if change else None)
+        for name, m in blocks.items()
+    }
     inputs = 0
     with torch.no_grad(), evaluating(model), _watched(blocks, sums):
         for x, _ in batches:
@@ -152,6 +162,9 @@ def _watched(blocks: Mapping[str, nn.Module], sums: Mapping[str, "_Sums"]) -> It
         gate = getattr(block, "gate")  # noqa: B009  (a module, which getattr does not know)
         handles.append(gate.register_forward_hook(sums[name].saw_gate))
         handles.append(part(block, "t").register_forward_pre_hook(sums[name].saw_hidden))
+        spread = sums[name].spread
+        if spread is not None:
+            handles.append(block.register_forward_hook(spread.saw))
     try:
         yield
     finally:
@@ -162,7 +175,8 @@ def _watched(blocks: Mapping[str, nn.Module], sums: Mapping[str, "_Sums"]) -> It
 class _Sums:
     """Sums over batches of what one gate gives and of what it is fed."""
 
-    def __init__(self, channels: int, quantile: float | None):
+    def __init__(self, channels: int, quantile: float | None, spread: Spread | None):
+        self.spread = spread
         self.transform = torch.zeros(channels, dtype=torch.float64)
         self.hidden = torch.zeros(channels, dtype=torch.float64)
         self.bins = None if quantile is None else torch.zeros(channels, BINS, dtype=torch.int64)
@@ -194,7 +208,8 @@ class _Sums:
         if self.bins is not None and self.quantile is not None and self.count:
             high = _quantile(self.bins, self.quantile)
         hidden = self.hidden / many
-        return Measured(mean.float(), high.float(), hidden.float(), self.positions)
+        change = torch.zeros_like(mean) if self.spread is None else self.spread.read(mean)
+        return Measured(mean.float(), high.float(), hidden.float(), change.float(), self.positions)
 
 
 def _binned(t: Tensor) -> Tensor:
