@@ -66,7 +66,10 @@ def what(front: Front) -> str:
     specs = [parse_spec(r.gate) for r in front.readings if r.values]
     names = {spec.name for spec in specs}
     scores = {str(spec.options.get("score", "mean")) for spec in specs}
-    if names == {"highway"} and len(scores) == 1:
+    changes = {spec.options.get("of") == "change" for spec in specs}
+    if names == {"highway"} and changes == {True}:
+        return "how much of what a block writes is its own"
+    if names == {"highway"} and changes == {False} and len(scores) == 1:
         (score,) = scores
         return "mean of the gate T" if score == "mean" else f"{score.lstrip('q')} % quantile of T"
     if names == {"l0_channels"}:

@@ -63,7 +63,7 @@ class HighwayGate(Gate):
         strength: of the incentive, in units of the loss; 0 only measures.  It is shared by all
             channels, so that short trainings need more, such as 0.5.
         of: what is penalised and scored; ``transform``: T; ``change``: how much of what a block
-            writes is its own, std(out - s) / std(out) of a channel.
+            writes is its own, also in 0..1.
         shape: ``mean``: the mean over channels; ``log``: the same mean of log(1 + t / 0.03) /
             log(1 + 1 / 0.03), t that of a channel.  Both are 1 where all gates are open.
         cost: what channels are weighed by: their ``params`` or ``macs``, or ``plain`` for all

@@ -3,11 +3,11 @@
 A block writes out = s + T (H - s).  A channel whose T is small may matter all the same, for H can
 be large: networks under a penalty of T learn just that, halving T and doubling H.  The share
 
-    share_c = std(out_c - s_c) / sqrt(var(out_c) + SPARE mean_c var(out_c))
+    share_c = sqrt(var(d_c) / (var(d_c) + var(s_c) + SPARE mean_c(var(d_c) + var(s_c))))
 
-is 0 for a channel that only carries and about 1 for one that the block makes anew; multiplying H,
-or the whole stream, changes nothing.  Constants are left out, for the batch normalisation behind
-the block takes them away.  The second term lets channels that nothing carries, as where a stage
+of d = T (H - s) is 0 for a channel that only carries and nears 1 for one that the block makes
+anew; multiplying H while dividing T, or multiplying the stream, changes little.  Constants are left out, for the batch normalisation behind
+the block takes them away.  The last term lets channels that nothing carries, as where a stage
 begins, fade: all they have is a change.
 """
 
@@ -44,9 +44,9 @@ def shares(block: nn.Module, x: Tensor, out: Tensor) -> Tensor:
         x: its input, (batch, inputs, *size).
         out: what it made of that.
     """
-    change, written = _change(block, x, out)
+    change, carried = _parts(block, x, out)
     dims = (0, *range(2, out.dim()))
-    return _share(change.var(dims, correction=0), written.var(dims, correction=0))
+    return _share(change.var(dims, correction=0), carried.var(dims, correction=0))
 
 
 def says_what_it_carries(block: nn.Module, name: str) -> None:
@@ -60,7 +60,7 @@ def says_what_it_carries(block: nn.Module, name: str) -> None:
 
 
 class Spread:
-    """Sums over batches, for the share of all of them."""
+    """Sums over batches, for the share over all of them."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -78,19 +78,19 @@ class Spread:
         if self.sums is None or not self.count:
             return torch.zeros_like(like)
         first, second, third, fourth = self.sums / self.count
-        change, written = second - first.square(), fourth - third.square()
-        return _share(change.clamp(min=0), written.clamp(min=0))
+        change, carried = second - first.square(), fourth - third.square()
+        return _share(change.clamp(min=0), carried.clamp(min=0))
 
 
-def _share(change: Tensor, written: Tensor) -> Tensor:
-    whole = written + SPARE * written.mean() + _TINY
-    return ((change + _TINY) / whole).sqrt()
+def _share(change: Tensor, carried: Tensor) -> Tensor:
+    both = change + carried
+    return ((change + _TINY) / (both + SPARE * both.mean() + _TINY)).sqrt().clamp(max=1)
 
 
-def _change(block: nn.Module, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """What a block adds to what it carries, and what it writes, of the channels it writes."""
+def _parts(block: nn.Module, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """What a block adds to what it carries, and that, of the channels it writes."""
     s = cast("Any", block).carried(x)
     kept = cast("Tensor", block.kept)
     if len(kept) < s.shape[1]:
         s, out = s.index_select(1, kept), out.index_select(1, kept)
-    return (out - s).float(), out.float()
+    return (out - s).float(), s.float()
