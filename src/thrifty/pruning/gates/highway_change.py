@@ -6,9 +6,9 @@ be large: networks under a penalty of T learn just that, halving T and doubling 
     share_c = sqrt(var(d_c) / (var(d_c) + var(s_c) + SPARE mean_c(var(d_c) + var(s_c))))
 
 of d = T (H - s) is 0 for a channel that only carries and nears 1 for one that the block makes
-anew; multiplying H while dividing T, or multiplying the stream, changes little.  Constants are left out, for the batch normalisation behind
-the block takes them away.  The last term lets channels that nothing carries, as where a stage
-begins, fade: all they have is a change.
+anew; multiplying H while dividing T, or multiplying the stream, changes little.  Constants are
+left out, for the batch normalisation behind the block takes them away.  The last term lets
+channels that nothing carries, as where a stage begins, fade: all they have is a change.
 """
 
 import math
@@ -67,8 +67,8 @@ class Spread:
         self.sums: Tensor | None = None
 
     def saw(self, block: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-        """The hook of a block: sums and squares of its change and of what it writes."""
-        found = [each.transpose(0, 1).flatten(1).double() for each in _change(block, args[0], out)]
+        """The hook of a block: sums and squares of what it changes and what it carries."""
+        found = [each.transpose(0, 1).flatten(1).double() for each in _parts(block, args[0], out)]
         sums = torch.stack([s for each in found for s in (each.sum(1), each.square().sum(1))])
         self.sums = sums.cpu() if self.sums is None else self.sums + sums.cpu()
         self.count += found[0].shape[1]
