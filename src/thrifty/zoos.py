@@ -81,8 +81,13 @@ def twins(
     epochs: Whole = 15,
     variational_epochs: Whole = 25,
     preset: str = "zoo",
-    allocation: str = "lamp",
+    criterion: str | None = None,
+    granularity: str | None = None,
+    allocation: str | None = None,
+    schedule: str | None = None,
+    keep: Annotated[list[str], _many] = [],  # noqa: B006
     batch: Whole | None = None,
+    models: Annotated[Whole | None, Parameter(["--models", "-n"])] = None,
     out: Path = Path("twins"),
     executor: str = "threads",
     workers: Whole | None = None,
@@ -97,19 +102,32 @@ def twins(
     zoo
         Folder that thrifty zoo train wrote.
     method
-        magnitude, variational, or both.
+        Methods of thrifty methods that set weights to zero: magnitude, random, saliency, gradual,
+        ...; or that learn it: variational, l0, str, with options such as l0?strength=.01.
     sparsity
-        Shares of the weights that go, for magnitude; variational chooses its own.
+        Shares of the weights that go; variational, l0 and str choose their own.
     epochs
-        Of training after each cut by magnitude.
+        Of training after each cut.
     variational_epochs
-        Of training under variational dropout.
+        Of training under variational dropout, l0 or str.
     preset
         Of variational dropout: zoo (as published) or elbo.
+    criterion
+        What a weight is worth: one of thrifty criteria; that of the method if not given.
+    granularity
+        weight, filter, channel or kernel: what becomes zero as one piece.
     allocation
-        How a sparsity is shared among layers: one of thrifty allocations.
+        How a sparsity is shared among layers: one of thrifty allocations; that of the method if
+        not given.
+    schedule
+        one_shot (each sparsity from the original), iterative (from the twin of the level before)
+        or cubic (a little more at every epoch).
+    keep
+        Patterns of layers that stay whole.
     batch
         Inputs a step; that of the zoo if not given.
+    models
+        Only of the first so many models; the same folder may grow later.
     out
         Folder of the twins.
     executor
@@ -124,14 +142,17 @@ def twins(
     from thrifty.zoo.zoo import Zoo
 
     values = {
-        "method": method, "sparsity": sparsity, "epochs": epochs, "allocation": allocation,
+        "method": method, "sparsity": sparsity, "epochs": epochs, "criterion": criterion,
+        "granularity": granularity, "allocation": allocation, "schedule": schedule, "keep": keep,
         "variational": {"epochs": variational_epochs, "preset": preset}, "batch": batch,
     }  # fmt: skip
     found = validated(TwinRecipe, values, "thrifty zoo twins", {})
     how, threads = _executor(executor, workers)
     with view(quiet) as tell:
         said = shown_by(tell)
-        made = make_twins(found, Zoo(zoo), out, executor=how, threads=threads, tell=said)
+        made = make_twins(
+            found, Zoo(zoo), out, models=models, executor=how, threads=threads, tell=said
+        )
     print(f"{out}: {len(made):,} twins")
     last = made.at()
     for name in found.method:
@@ -149,7 +170,8 @@ def twins(
 def report(zoo: Path, twins: Path | None = None, /, *, out: Path | None = None) -> None:
     """Write ``report.html`` and pictures of ZOO, beside its TWINS if they are given.
 
-    Example: ``thrifty zoo report zoo twins --out both``
+    Of models whose accuracy was never measured, such as imported weight files, it is on their
+    weights.  Example: ``thrifty zoo report zoo twins --out both``
 
     Parameters
     ----------
@@ -201,6 +223,27 @@ def export_zoo(zoo: Path, /, *, epoch: int = -1, out: Path = Path("models")) -> 
     from thrifty.zoo.zoo import Zoo
 
     print(exported(Zoo(zoo), out, epoch))
+
+
+@zoo_app.command(name="join")
+def join_zoo(zoo: Path, /, *, out: Path = Path("joined")) -> None:
+    """Write the models of ZOO, or twins, into few large files, to be read fast.
+
+    A layer of ten thousand models is then one view of a file instead of a copy from 160.
+
+    Parameters
+    ----------
+    zoo
+        Folder of a zoo.
+    out
+        Folder of the joined zoo.
+    """
+    from thrifty.zoo.joining import join
+    from thrifty.zoo.zoo import Zoo
+
+    made = join(Zoo(zoo), out)
+    shards = sum(1 for _ in made.folder.shards.glob("*.safetensors"))
+    print(f"{out}: {len(made):,} {made.kind}, {shards:,} shards")
 
 
 def run_zoo(values: dict[str, Any], where: str, out: Path, quiet: bool) -> None:

@@ -63,9 +63,30 @@ def test_models_of_two_architectures_are_refused_and_the_first_strange_one_is_na
         stack(models, "net", (4,), 2)
 
 
-def test_models_with_buffers_are_refused():
-    with pytest.raises(UserError, match=r"buffer 0\.running_mean, as batch normalisation"):
-        stack([nn.Sequential(nn.BatchNorm1d(4))], "net", (4,), 4)
+def test_statistics_of_batch_normalisation_are_part_of_a_stack():
+    models = born(["resnet20?width=0.1"] * 2, (1, 8, 8), 10, [0, 1]).modules()
+    models = [model.train() for model in models]
+    for model in models:
+        model(torch.randn(3, 1, 8, 8))
+    found = stack(models, "resnet20?width=0.1", (1, 8, 8), 10)
+    assert "bn1.running_mean" in found.buffers and "bn1.weight" not in found.buffers
+    assert found.tensors["bn1.num_batches_tracked"].tolist() == [1, 1]
+    assert found.parameters == sum(p.numel() for p in models[0].parameters())
+    for model, again in zip(models, found.modules(), strict=True):
+        assert all(torch.equal(x, again.state_dict()[n]) for n, x in model.state_dict().items())
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(4, 4)
+        self.other = nn.Linear(4, 4)
+        self.other.weight = self.one.weight
+
+
+def test_a_parameter_with_two_names_is_refused():
+    with pytest.raises(UserError, match="a parameter under two names"):
+        stack([Tied()], "net", (4,), 4)
 
 
 def test_no_models_are_refused():

@@ -17,7 +17,7 @@ from thrifty.population.training import choose, engine_of, train_population
 
 SPEC = "zoo_cnn_s?width=0.5&act=tanh"
 compiled = pytest.mark.skipif(not lanes.available(), reason="the lanes are not compiled")
-ENGINES = [pytest.param("lanes", marks=compiled), "stacked"]
+ENGINES = [pytest.param("lanes", marks=compiled), "stacked", "single"]
 
 OPTIMIZERS = {
     "sgd": {"optimizer": "sgd", "momentum": 0.0},
@@ -50,27 +50,29 @@ def test_the_engines_agree_up_to_rounding(name, data):
     start = a_stack(data, lr=[0.01, 0.003, 0.001], weight_decay=[0.0, 0.01, 0.1])
     mask = start.tensors["conv2.weight"].abs() > 0.1
     start = replace(start, masks={"conv2.weight": mask})
-    lanes_, stacked = (
+    lanes_, *others = (
         train_population(start, data, Plan(epochs=2, engine=engine, **OPTIMIZERS[name]))
-        for engine in ("lanes", "stacked")
+        for engine in ("lanes", "stacked", "single")
     )
-    for tensor, x in lanes_.stack.tensors.items():
-        torch.testing.assert_close(x, stacked.stack.tensors[tensor], rtol=2e-3, atol=2e-4)
-    for one, other in zip(lanes_.history, stacked.history, strict=True):
-        np.testing.assert_allclose(one.loss, other.loss, rtol=1e-4)
-        np.testing.assert_allclose(one.accuracy, other.accuracy, atol=0.02)
+    for found in others:
+        for tensor, x in lanes_.stack.tensors.items():
+            torch.testing.assert_close(x, found.stack.tensors[tensor], rtol=2e-3, atol=2e-4)
+        for one, other in zip(lanes_.history, found.history, strict=True):
+            np.testing.assert_allclose(one.loss, other.loss, rtol=1e-4)
+            np.testing.assert_allclose(one.accuracy, other.accuracy, atol=0.02)
 
 
 @compiled
 def test_the_engines_judge_alike(data):
     start = a_stack(data)
-    one, other = (
+    one, *others = (
         engine_of(start, data, Plan(engine=engine))[0].judge(data.test)
-        for engine in ("lanes", "stacked")
+        for engine in ("lanes", "stacked", "single")
     )
-    np.testing.assert_allclose(one.loss, other.loss, rtol=1e-5)
-    assert np.array_equal(one.classes, other.classes)
-    assert np.array_equal(one.accuracy, other.accuracy)
+    for other in others:
+        np.testing.assert_allclose(one.loss, other.loss, rtol=1e-5)
+        assert np.array_equal(one.classes, other.classes)
+        assert np.array_equal(one.accuracy, other.accuracy)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -177,7 +179,8 @@ def test_inputs_that_are_no_bytes_are_trained_in_torch_and_the_reason_is_said(da
 def test_large_networks_do_not_fit_the_lanes(data):
     large = a_stack(data, count=1, spec="zoo_cnn_l?width=4")
     assert "more than 60,000" in unfit(large, data)
-    assert choose(large, data, Plan()).name == "stacked"
+    chosen = choose(large, data, Plan())
+    assert chosen.name == "single" and "more than 50,000" in chosen.why
 
 
 @pytest.mark.parametrize(
@@ -196,7 +199,7 @@ def test_an_engine_that_cannot_is_refused_with_the_reason(spec, engine, said, da
 def test_a_population_that_no_engine_can_train_is_refused_with_both_reasons(data):
     start = a_stack(data)
     start = replace(start, model="lenet", spread=dict(start.tensors))
-    with pytest.raises(UserError, match=r"cannot be trained as a stack: .*; variational dropout"):
+    with pytest.raises(UserError, match=r"cannot be trained: .* no bytes; .* is a gate; .* gate"):
         train_population(start, floating(data), Plan(), noise=Noise())
 
 

@@ -60,7 +60,7 @@ def test_rows_come_back_as_they_were_given(tmp_path):
         ({"model": [1], "act": [["a"]]}, "list values"),
         ({"model": [1, 2], "act": ["a", 3]}, "of one kind"),
         ({"model": [1], "seed": [1 << 70]}, "more than 64 bits"),
-        ({"model": range(2000)}, "2,000 models"),
+        ({"model": range(20000)}, "20,000 models"),
     ],
 )
 def test_what_is_no_column_is_not_written(tmp_path, columns, message):
@@ -154,7 +154,7 @@ def test_without_pyarrow_the_rows_are_enough(root, monkeypatch):
         (lambda s: s["columns"].pop("model"), "columns and their kinds disagree"),
         (lambda s: (s["columns"].pop("row"), s["kinds"].pop("row")), "has no row"),
         (lambda s: s["columns"]["row"].__setitem__(0, 1), "a row of its shard twice"),
-        (lambda s: s["columns"]["row"].__setitem__(0, 5000), "that no shard has"),
+        (lambda s: s["columns"]["row"].__setitem__(0, 50000), "that no shard has"),
         (lambda s: s["columns"]["model"].__setitem__(0, 1), "a model twice"),
         (lambda s: s["columns"]["model"].__setitem__(0, -1), "a negative number"),
         (lambda s: s["columns"]["model"].__setitem__(0, "x"), "of one kind"),
@@ -165,7 +165,7 @@ def test_without_pyarrow_the_rows_are_enough(root, monkeypatch):
         (lambda s: s.update(epoch="x"), "a whole number"),
         (lambda s: s["columns"].update(act=3), "no list"),
         (lambda s: s["columns"].update(act=["a"]), "of one length"),
-        (lambda s: s["columns"].update(act=["a"] * 5000), "at most 1,024"),
+        (lambda s: s["columns"].update(act=["a"] * 20000), "at most 16,384"),
         (lambda s: s["kinds"].update(act="int"), "is text and said to be 'int'"),
     ],
 )

@@ -13,7 +13,8 @@ from thrifty.native import lanes
 from thrifty.pruning.layers import prunable
 from thrifty.zoo.recipe import zoo_recipe
 from thrifty.zoo.running import make_twins, train_zoo
-from thrifty.zoo.twins import TwinRecipe, noise_of
+from thrifty.zoo.twinning import noise_of
+from thrifty.zoo.twins import TwinRecipe
 
 pytestmark = pytest.mark.skipif(not lanes.available(), reason="the lanes are not compiled")
 
@@ -204,7 +205,7 @@ def test_every_mistake_is_told_at_once():
         validated(TwinRecipe, values, "twins", {})
     text = str(caught.value)
     for part in (
-        "'magnitud' was given",
+        "did you mean magnitude?",
         "90 % is written 0.9",
         "did you mean lamp?",
         "epoch: there is no such key; did you mean epochs?",
@@ -213,3 +214,12 @@ def test_every_mistake_is_told_at_once():
         assert part in text
     with pytest.raises(UserError, match="method"):
         validated(TwinRecipe, {"method": []}, "twins", {})
+
+
+def test_twins_of_the_first_models_only_are_made_and_more_may_follow(parents, tmp_path):
+    recipe = a_recipe(method=["magnitude"], sparsity=[0.5])
+    few = make_twins(recipe, parents, tmp_path, models=4)
+    assert few.at()["model"].tolist() == [0, 1, 2, 3]
+    assert len(make_twins(recipe, parents, tmp_path, models=50)) == 6
+    with pytest.raises(UserError, match="twins of 0 models are asked for; it is 1 at least"):
+        make_twins(recipe, parents, tmp_path, models=0)

@@ -130,6 +130,19 @@ def test_models_are_exported_one_by_one(place, capsys):
     thrifty.load(place / "models" / "00003.safetensors")
 
 
+def test_twins_of_the_first_models_only_are_made(place, capsys):
+    assert ended("twins", "zoo", "--method", "magnitude", "--sparsity", ".5", "--epochs", 1,
+                 "-n", 2, "--out", "few", "-q") == 0  # fmt: skip
+    assert "few: 2 twins" in capsys.readouterr().out
+
+
+def test_a_zoo_is_joined_into_few_files(place, capsys):
+    assert ended("join", "zoo", "--out", "joined") == 0
+    assert "joined: 6 models, 4 shards" in capsys.readouterr().out
+    assert ended("train", "r.yaml", "--out", "joined", "-q") != 0
+    assert "was joined from another zoo" in capsys.readouterr().err
+
+
 def test_a_report_is_written(place, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "altair", None)
     assert ended("report", "zoo", "twins", "--out", "both") == 0
@@ -153,7 +166,7 @@ WRONG = {
     "a file": (["train", "r.yaml", "--out", "r.yaml"], "r.yaml is a file"),
     "data": (["train", "r.yaml", "--data", "nosuch", "--out", "new"], "no data set is called"),
     "net": (["train", "r.yaml", "net=nosuch", "--out", "new"], "no network is called"),
-    "method": (["twins", "zoo", "--method", "magnitud"], "'magnitud' was given"),
+    "method": (["twins", "zoo", "--method", "magnitud"], r"did you mean magnitude\?"),
     "preset": (["twins", "zoo", "--preset", "zooo"], "'zooo' was given"),
     "allocation": (["twins", "zoo", "--allocation", "lampp"], r"did you mean lamp\?"),
     "percent": (["twins", "zoo", "--sparsity", "90"], "90 % is written 0.9"),

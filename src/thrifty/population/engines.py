@@ -5,7 +5,7 @@ that, without dropout and noise, two engines give the same models up to rounding
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,11 @@ class Learned(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Of each model on a split: mean loss (k,), accuracy (k,) and classes (k, n) uint8."""
+    """Of each model on a split: mean loss (k,), accuracy (k,) and classes (k, n)."""
 
     loss: NDArray[np.float64]
     accuracy: NDArray[np.float64]
-    classes: NDArray[np.uint8]
+    classes: NDArray[np.uint8] | NDArray[np.uint16]
 
 
 class Engine(Protocol):
@@ -45,6 +45,10 @@ class Engine(Protocol):
         """The models as they are now."""
         ...
 
+    def hold(self, masks: Stack) -> None:
+        """In place: from now on the masks of that stack, of the same models, stay zero."""
+        ...
+
     def moments(self) -> Moments:
         """What the optimizer carries from epoch to epoch."""
         ...
@@ -52,6 +56,11 @@ class Engine(Protocol):
     def judge(self, split: Split) -> Judged:
         """The models on inputs they may not have seen."""
         ...
+
+
+def small(found: NDArray[Any], classes: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Numbers of classes in the smallest type that holds them."""
+    return found.astype(np.uint8) if classes <= 256 else found.astype(np.uint16)
 
 
 def samples_of(data: Data, split: Split) -> Samples | None:

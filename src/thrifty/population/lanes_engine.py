@@ -19,8 +19,12 @@ MOST_PARAMETERS = 60_000
 """Above which sixteen models no longer fit the second cache, and other engines are as fast."""
 
 
-def unfit(stack: Stack, data: Data) -> str | None:
+def unfit(stack: Stack, data: Data, plan: Plan | None = None) -> str | None:
     """Why the lanes cannot train this stack on this data; ``None`` if they can."""
+    if plan is not None and (plan.shift or plan.flip):
+        return "the lanes do not move pictures, and the plan has shift or flip"
+    if stack.gates:
+        return "the lanes know no gates"
     if not lanes.available():
         return "the compiled lanes are not installed"
     if samples_of(data, Split(data.train.inputs[:1], data.train.labels[:1])) is None:
@@ -99,6 +103,13 @@ class LanesEngine:
                 noise=self._noise,
             )
         )
+
+    def hold(self, masks: Stack) -> None:
+        """In place: from now on the masks of that stack stay zero."""
+        self._stack = replace(self._stack, masks=masks.masks)
+        self._mask = self._flat_masks()
+        if self._mask is not None:
+            self.state.weights[~self._mask] = 0.0
 
     def stack(self) -> Stack:
         """The models as they are now."""

@@ -29,6 +29,12 @@ class Plan(BaseModel):
     """How the learning rate changes, as for a single network."""
     warmup: Share = 0.0
     """Share of the steps over which the learning rate rises from 0."""
+    shift: Annotated[int, Field(ge=0, le=64)] = 0
+    """Pictures are cropped at random after so many pixels of padding, each model's its own way."""
+    flip: bool = False
+    """Half of the pictures are mirrored, each model's its own way."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """bf16 trains in bfloat16 where that is safe (autocast); engine single only."""
     shared_order: bool = False
     """All models see the inputs in one order; otherwise each in that of its seed."""
     engine: Engine = "auto"

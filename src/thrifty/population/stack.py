@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -24,10 +25,12 @@ class Stack:
         model: the network, as :func:`thrifty.resolve` takes it, such as ``zoo_cnn_s?act=tanh``.
         shape: of one input.
         classes: outputs.
-        tensors: parameter name -> (k, *shape) float32.
+        tensors: name -> (k, *shape) of every parameter, float32, and of every buffer that a state
+            dict has: the statistics of batch normalisation and its counters.
         columns: each of ``COLUMNS`` -> (k,).
         masks: parameter name -> bool (k, *shape), False stays zero; without a name all train.
         spread: log sigma^2 of variational dropout by parameter name; none if it is not on.
+        gates: what a gate learns, by the names that it has once the gate is attached.
     """
 
     model: str
@@ -37,6 +40,7 @@ class Stack:
     columns: Mapping[str, NDArray[np.generic]]
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     spread: Mapping[str, Tensor] | None = None
+    gates: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
@@ -54,6 +58,7 @@ class Stack:
             columns={name: column[chosen] for name, column in self.columns.items()},
             masks=some(self.masks),
             spread=None if self.spread is None else some(self.spread),
+            gates=some(self.gates),
         )
 
     def module(self, index: int = 0) -> nn.Module:
@@ -63,10 +68,7 @@ class Stack:
         for name, mask in self.masks.items():
             state[name] = torch.where(mask[index], state[name], torch.zeros(()))
         made.load_state_dict(state)
-        rate = float(self.columns["dropout"][index])
-        for each in made.modules():
-            if isinstance(each, nn.Dropout):
-                each.p = rate
+        dropping(made, float(self.columns["dropout"][index]))
         return made.eval()
 
     def template(self) -> nn.Module:
@@ -78,9 +80,34 @@ class Stack:
         return (self.module(i) for i in range(len(self)))
 
     @property
+    def buffers(self) -> frozenset[str]:
+        """Names of the tensors that are no parameters."""
+        return frozenset(self.tensors) - _parameters(self.model, self.shape, self.classes)
+
+    @property
     def parameters(self) -> int:
-        """Numbers of a model."""
-        return sum(x[0].numel() for x in self.tensors.values())
+        """Numbers of a model that are trained."""
+        buffers = self.buffers
+        return sum(x[0].numel() for name, x in self.tensors.items() if name not in buffers)
+
+
+def dropping(model: nn.Module, rate: float) -> None:
+    """In place: every dropout of ``model`` drops that share."""
+    for each in model.modules():
+        if isinstance(each, nn.Dropout):
+            each.p = rate
+
+
+@lru_cache(maxsize=64)
+def _parameters(model: str, shape: tuple[int, ...], classes: int) -> frozenset[str]:
+    """Names of the parameters of a network, which is built without memory where it can be."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                made = resolve(model, classes=classes, shape=shape)
+        except Exception:  # of code that needs numbers to build a network
+            made = resolve(model, classes=classes, shape=shape)
+    return frozenset(name for name, _ in made.named_parameters())
 
 
 def stack(
@@ -101,7 +128,7 @@ def stack(
     """
     if not models:
         raise UserError("a population has no models; give one at least")
-    states = [dict(m.named_parameters()) for m in models]
+    states = [m.state_dict() for m in models]
     shapes = {name: x.shape for name, x in states[0].items()}
     for number, state in enumerate(states):
         if {name: x.shape for name, x in state.items()} != shapes:
@@ -109,15 +136,18 @@ def stack(
                 f"model {number} has other tensors than model 0; a stack has one architecture: "
                 f"make a stack of each"
             )
-    for number, each in enumerate(models):
-        if any(True for _ in each.buffers()):
-            name = next(n for n, _ in each.named_buffers())
-            raise UserError(
-                f"model {number} has the buffer {name}, as batch normalisation does; such models "
-                f"are not stacked, train them with engine=single"
-            )
-    tensors = {n: torch.stack([s[n].detach().float() for s in states]) for n in shapes}
+    own = dict(models[0].named_parameters(remove_duplicate=False))
+    if len({id(p) for p in own.values()}) != len(own):
+        raise UserError(
+            f"{model} uses a parameter under two names, which a stack cannot hold; train such "
+            f"networks with thrifty train"
+        )
+    tensors = {n: torch.stack([_stored(s[n]) for s in states]) for n in shapes}
     return Stack(model, shape, classes, tensors, filled(len(models), columns))
+
+
+def _stored(x: Tensor) -> Tensor:
+    return x.detach().float() if x.is_floating_point() else x.detach()
 
 
 def filled(count: int, given: Mapping[str, object]) -> dict[str, NDArray[np.generic]]:

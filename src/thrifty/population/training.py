@@ -10,8 +10,11 @@ from thrifty.data import Data
 from thrifty.errors import UserError
 from thrifty.native.lanes import Noise
 from thrifty.population import lanes_engine
+from thrifty.population.batches import immovable
 from thrifty.population.engines import Engine, Learned, Moments
+from thrifty.population.gating import Gating
 from thrifty.population.plan import Plan
+from thrifty.population.single_engine import SingleEngine
 from thrifty.population.stack import Stack
 from thrifty.population.stacked_engine import StackedEngine, unstackable
 
@@ -26,28 +29,57 @@ class Chosen:
     why: str
 
 
-def choose(stack: Stack, data: Data, plan: Plan) -> Chosen:
-    """The engine for a stack: the lanes where the network fits, stacked tensors otherwise.
+MOST_STACKED = 50_000
+"""Parameters from which on torch computes models one by one faster than mapped over a stack.
+
+On one core, samples x models a second, stacked and one by one: 756 and 448 (resnet20?width=0.25,
+17,326 parameters, batch 10), 593 and 1,004 (zoo_cnn_l?width=3, 93,307, batch 10).
+"""
+
+
+def choose(stack: Stack, data: Data, plan: Plan, gating: Gating | None = None) -> Chosen:
+    """The engine for a stack: lanes where the network fits, else stacked tensors, else one by one.
 
     Raises:
         UserError: the plan names one that cannot do it; the message says why.
     """
-    not_lanes = lanes_engine.unfit(stack, data)
-    not_stacked = unstackable(stack)
-    if plan.engine == "lanes" and not_lanes:
-        raise UserError(f"engine=lanes does not fit: {not_lanes}; use engine=auto")
-    if plan.engine == "stacked" and not_stacked:
-        raise UserError(f"engine=stacked does not fit: {not_stacked}; use engine=auto")
-    if plan.engine in ("lanes", "stacked"):
+    wrong = {
+        "lanes": lanes_engine.unfit(stack, data, plan),
+        "stacked": unstackable(stack, gating) or _slower(plan),
+        "single": _not_single(stack),
+    }
+    if (still := immovable(data, plan)) is not None:
+        raise UserError(f"the population cannot be trained so: {still}; leave them out")
+    if plan.engine != "auto":
+        why = wrong[plan.engine]
+        if why is not None:
+            fit = ", ".join(name for name, reason in wrong.items() if reason is None)
+            other = f"use engine=auto ({fit})" if fit else "no engine can train it"
+            raise UserError(f"engine={plan.engine} does not fit: {why}; {other}")
         return Chosen(plan.engine, "asked for")
-    if not_lanes is None:
-        return Chosen("lanes", f"a chain of small layers, {stack.parameters:,} parameters a model")
-    if not_stacked is None:
-        return Chosen("stacked", f"not in lanes: {not_lanes}")
+    numbers = f"{stack.parameters:,} parameters a model"
+    if wrong["lanes"] is None:
+        return Chosen("lanes", f"a chain of small layers, {numbers}")
+    small = stack.parameters <= MOST_STACKED
+    if wrong["stacked"] is None and small:
+        return Chosen("stacked", f"not in lanes: {wrong['lanes']}")
+    if wrong["single"] is None:
+        large = f"{numbers}, more than {MOST_STACKED:,}: each fills a core by itself"
+        return Chosen("single", f"not stacked: {wrong['stacked'] if small else large}")
     raise UserError(
-        f"this population cannot be trained as a stack: {not_lanes}; {not_stacked}; train its "
-        f"models one by one with thrifty train"
+        f"this population cannot be trained: {wrong['lanes']}; {wrong['stacked']}; "
+        f"{wrong['single']}"
     )
+
+
+def _slower(plan: Plan) -> str | None:
+    return "precision=bf16 is for models one by one" if plan.precision == "bf16" else None
+
+
+def _not_single(stack: Stack) -> str | None:
+    if stack.spread is not None:
+        return "spread is what the lanes learn; give the gate variational instead"
+    return None
 
 
 def engine_of(
@@ -57,6 +89,7 @@ def engine_of(
     *,
     noise: Noise | None = None,
     moments: Moments | None = None,
+    gating: Gating | None = None,
     threads: int = 1,
 ) -> tuple[Engine, Chosen]:
     """The engine that :func:`choose` says, ready to train."""
@@ -64,13 +97,18 @@ def engine_of(
         raise UserError("the population has no models; give one at least")
     if (stack.spread is None) != (noise is None):
         raise UserError("variational dropout needs both spread in the stack and its noise")
-    chosen = choose(stack, data, plan)
+    if bool(stack.gates) != (gating is not None):
+        raise UserError("a gate needs both what it learns in the stack (begun) and the gate itself")
+    chosen = choose(stack, data, plan, gating)
     if chosen.name == "lanes":
         made: Engine = lanes_engine.LanesEngine(
             stack, data, plan, noise=noise, moments=moments, threads=threads
         )
-        return made, chosen
-    return StackedEngine(stack, data, plan, noise=noise, moments=moments), chosen
+    elif chosen.name == "stacked":
+        made = StackedEngine(stack, data, plan, moments=moments, gating=gating)
+    else:
+        made = SingleEngine(stack, data, plan, moments=moments, gating=gating, threads=threads)
+    return made, chosen
 
 
 @dataclass(frozen=True)
@@ -103,6 +141,7 @@ def train_population(
     last: int | None = None,
     moments: Moments | None = None,
     noise: Noise | None = None,
+    gating: Gating | None = None,
     threads: int = 1,
     tell: Tell | None = None,
 ) -> Trained:
@@ -115,14 +154,17 @@ def train_population(
         first: epochs that are done.
         last: where to stop, not included.
         moments: of the optimizer, of the call before.
-        noise: variational dropout; the stack then has ``spread``.
-        threads: blocks of models at once.
+        noise: variational dropout in lanes; the stack then has ``spread``.
+        gating: a gate on every model; the stack then has ``gates``.
+        threads: blocks of models, or models, at once.
         tell: called with a dictionary of figures after each epoch.
 
     Raises:
         UserError: no engine can train the stack.
     """
-    engine, chosen = engine_of(stack, data, plan, noise=noise, moments=moments, threads=threads)
+    engine, chosen = engine_of(
+        stack, data, plan, noise=noise, moments=moments, gating=gating, threads=threads
+    )
     history = []
     for number in range(first, plan.epochs if last is None else min(last, plan.epochs)):
         history.append(engine.epoch(number))

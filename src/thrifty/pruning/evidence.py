@@ -40,7 +40,7 @@ def gather(
     tensors = dict(only) if only is not None else dict(prunable(model))
     layers = {name: Layer(p.detach()) for name, p in tensors.items()}
     if "noise" in needs:
-        layers = {n: v._replace(noise=_noise(n, v.weight, seed)) for n, v in layers.items()}
+        layers = {n: v._replace(noise=lots(n, v.weight, seed)) for n, v in layers.items()}
     if {"grad", "grad_square"} & set(needs):
         if batches is None:
             raise UserError(
@@ -70,6 +70,11 @@ def gradients(
     count = number = 0
     try:
         for inputs, labels in batches:
+            if bool((labels < 0).any()):
+                raise UserError(
+                    "this criterion needs gradients, so it needs labels, and inputs without one "
+                    "were given; use magnitude, or data with some labels"
+                )
             loss = nn.functional.cross_entropy(model(inputs), labels, reduction="sum")
             parts = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
             for name, part in zip(tensors, parts, strict=True):
@@ -89,7 +94,8 @@ def gradients(
     )
 
 
-def _noise(name: str, weight: Tensor, seed: int) -> Tensor:
+def lots(name: str, weight: Tensor, seed: int) -> Tensor:
+    """Uniform numbers in [0, 1), the shape of ``weight``, decided by the seed and the name."""
     word = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]
     generator = torch.Generator().manual_seed(int.from_bytes(word, "little") >> 1)
     return torch.rand(weight.shape, generator=generator).to(weight.device)

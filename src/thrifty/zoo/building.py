@@ -6,6 +6,7 @@ published ones, first without memory, then filled and checked.
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from thrifty.errors import UserError
 from thrifty.nets import resolve
+from thrifty.nets.architecture import Architecture
+from thrifty.nets.build import build
 from thrifty.nets.fit import fill
 from thrifty.nets.stored import architecture_in, rebuilt
 from thrifty.population.stack import COLUMNS, Stack, filled
@@ -76,7 +79,7 @@ def stack(pieces: Pieces, table: Table, about: Mapping[str, Any]) -> Stack:
         about: what the mark of the zoo says.
     """
     shards = [piece.shard for piece in pieces]
-    model = _one_model(shards)
+    model = one_model(shards)
     if not model:
         raise UserError(
             f"{shards[0].path} does not say what network its models are, and a stack needs one; "
@@ -89,7 +92,8 @@ def stack(pieces: Pieces, table: Table, about: Mapping[str, Any]) -> Stack:
             f"{model!r}, which a stack needs"
         )
     names = shards[0].names
-    tensors = {name: torch.from_numpy(_own(pieces.tensor(name))) for name in names}
+    tensors = {name: torch.from_numpy(own(pieces.tensor(name))) for name in names}
+    tensors = _whole(said, tensors, shards[0].path)
     given = {name: np.nan_to_num(table[name]) for name in COLUMNS if name in table}
     return Stack(
         model,
@@ -97,8 +101,33 @@ def stack(pieces: Pieces, table: Table, about: Mapping[str, Any]) -> Stack:
         said.classes,
         tensors,
         filled(len(table), given),
-        masks=_masks(pieces, tensors),
+        masks=masks_of(pieces, tensors),
     )
+
+
+def _whole(said: Architecture, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """``tensors`` if they are those of the network; counters of batches, if there are none, are 0.
+
+    Raises:
+        UserError: they are not.
+    """
+    try:
+        with torch.device("meta"):
+            outline = build(said.model, said.classes, said.shape).state_dict()
+    except Exception as error:  # whatever odd options lead to
+        raise UserError(f"{path}: its network {said.model!r} cannot be built: {error}") from None
+    count = len(next(iter(tensors.values())))
+    for name, x in outline.items():
+        if name not in tensors and name.endswith("num_batches_tracked"):
+            tensors[name] = torch.zeros((count, *x.shape), dtype=x.dtype)
+    wrong = [n for n in outline if n not in tensors or tensors[n].shape[1:] != outline[n].shape]
+    wrong += [n for n in tensors if n not in outline]
+    if wrong:
+        raise UserError(
+            f"{path} does not fit its network {said.model!r}: {', '.join(wrong[:8])} are missing, "
+            f"of another shape or not in the network; take its tensors with zoo.weights"
+        )
+    return tensors
 
 
 def read_all(pieces: Pieces, name: str) -> Iterator[tuple[Piece, Array]]:
@@ -106,8 +135,8 @@ def read_all(pieces: Pieces, name: str) -> Iterator[tuple[Piece, Array]]:
     return ((piece, read(piece, name)) for piece in pieces)
 
 
-def _masks(pieces: Pieces, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of each tensor that is sparse in some shard; where it is dense all is kept."""
+def masks_of(pieces: Pieces, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Masks of each tensor that is sparse in some shard; where it is dense all is kept."""
     found: dict[str, Tensor] = {}
     for piece in pieces:
         for name in piece.shard.sparse:
@@ -119,13 +148,14 @@ def _masks(pieces: Pieces, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _own(x: Array) -> Array:
+def own(x: Array) -> Array:
+    """``x``, copied unless it may be written to and lies as torch wants it."""
     return x if x.flags.writeable and x.flags.c_contiguous else np.array(x)
 
 
-def _one_model(shards: list[Shard]) -> str:
+def one_model(shards: list[Shard]) -> str:
     """What all are built from, whatever their initialisation, with dropout where any has it."""
-    specs = {shard.about.model: _told_apart(shard) for shard in shards}
+    specs = {shard.about.model: told_apart(shard) for shard in shards}
     if len({str(spec) for spec in specs.values()}) > 1:
         named = ", ".join(sorted({repr(str(spec)) for spec in specs.values()})[:8])
         raise UserError(
@@ -140,7 +170,8 @@ def _one_model(shards: list[Shard]) -> str:
     return max(sorted(specs), key=share)
 
 
-def _told_apart(shard: Shard) -> Spec:
+def told_apart(shard: Shard) -> Spec:
+    """What the models of a shard are built from, without the options in which they may differ."""
     try:
         spec = parse_spec(shard.about.model)
     except UserError as error:

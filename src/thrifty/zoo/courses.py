@@ -20,6 +20,7 @@ from thrifty.errors import UserError
 from thrifty.files import written
 from thrifty.native.lanes import Noise
 from thrifty.population.engines import Engine, Judged, Learned, Moments
+from thrifty.population.gating import Gating
 from thrifty.population.lanes_engine import LanesEngine
 from thrifty.population.plan import Plan
 from thrifty.population.stack import Stack
@@ -52,7 +53,9 @@ class Course:
         plan: how it is trained.
         marks: epochs of which the models are kept, rising; 0 is ``start`` itself.
         offset: added to the number of an epoch before it decides order and noise.
-        noise: of each epoch, for variational dropout.
+        noise: of each epoch, for variational dropout in lanes.
+        gating: a gate that all are trained with; ``start`` then has what it begins with.
+        ramp: (epochs done, the stack now) -> that stack with the masks to hold from now on.
         shard: writes the models of a checkpoint.
         about: columns of the index beside those that are always measured.
     """
@@ -66,6 +69,8 @@ class Course:
     about: Callable[[Checkpoint], Mapping[str, Any]]
     offset: int = 0
     noise: Callable[[int], Noise] | None = None
+    gating: Gating | None = None
+    ramp: Callable[[int, Stack], Stack] | None = None
 
 
 def follow(
@@ -79,7 +84,7 @@ def follow(
     plan = course.plan.model_copy(update={"epochs": course.marks[-1] + course.offset})
     noise = course.noise(now) if course.noise is not None else None
     engine, chosen = engine_of(
-        stack, sets.data, plan, noise=noise, moments=moments, threads=threads
+        stack, sets.data, plan, noise=noise, moments=moments, gating=course.gating, threads=threads
     )
     learned, done = None, 0
     for mark in (m for m in course.marks if m >= now):
@@ -87,6 +92,8 @@ def follow(
             if course.noise is not None:
                 assert isinstance(engine, LanesEngine)
                 engine.noise(course.noise(now))
+            if course.ramp is not None:
+                engine.hold(course.ramp(now, engine.stack()))
             began = time.monotonic()
             learned = engine.epoch(now + course.offset)
             now += 1
@@ -107,6 +114,10 @@ def _left(folder: Folder, course: Course) -> tuple[int, Stack, Moments | None]:
             stack = replace(course.start, tensors=found.pop("tensors"))
             if course.start.spread is not None:
                 stack = replace(stack, spread=found.pop("spread"))
+            if course.start.gates:
+                stack = replace(stack, gates=found.pop("gates"))
+            if course.ramp is not None:
+                stack = replace(stack, masks=found.pop("masks"))
             return mark, stack, found
     return 0, course.start, None
 
@@ -123,6 +134,10 @@ def _write(
         whole = {"tensors": seen.stack.tensors} | dict(engine.moments())
         if seen.stack.spread is not None:
             whole["spread"] = seen.stack.spread
+        if seen.stack.gates:
+            whole["gates"] = seen.stack.gates
+        if course.ramp is not None:
+            whole["masks"] = seen.stack.masks
         write_state(state, whole)
     columns: dict[str, Any] = {"test_loss": seen.test.loss, "test_accuracy": seen.test.accuracy}
     if sets.validation is not None:
@@ -147,7 +162,7 @@ def broken(seen: Checkpoint) -> NDArray[np.bool_]:
     return bad
 
 
-def write_classes(path: Path, classes: NDArray[np.uint8]) -> None:
+def write_classes(path: Path, classes: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
     """The class that each model gives each test input, (k, n)."""
     with written(path) as temporary, temporary.open("wb") as file:
         np.save(file, classes, allow_pickle=False)

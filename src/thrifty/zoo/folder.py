@@ -178,6 +178,11 @@ class Folder:
 
     def _refuse_another(self, now: Mapping[str, Any]) -> None:
         about = self.about()
+        if about.get("joined") and not now.get("joined"):
+            raise UserError(
+                f"{self.root} was joined from another zoo, to be read; go on in that one and join "
+                f"it again, or give --out another folder"
+            )
         other = [k for k in sorted(now) if _unmoved(about.get(k)) != _unmoved(now[k])]
         if other:
             said = "; ".join(

@@ -1,20 +1,30 @@
 """What a zoo is made of: a network, a grid of hyper-parameters, seeds, and how all are trained."""
 
+import inspect
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+)
 
 from thrifty.errors import UserError
 from thrifty.lab.prune_table import distinct, listed
 from thrifty.lab.recipe import identity, validated
+from thrifty.nets import NETS
 from thrifty.nets.zoo_cnn import ACTIVATIONS, INITS
 from thrifty.population.plan import Plan
-from thrifty.registry import suggest
+from thrifty.registry import parse_spec, suggest
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+OPTIONS = ("act", "init", "dropout")
+"""Columns of a grid that are options of the network."""
 
 
 def _many(value: Any) -> Any:
@@ -132,10 +142,23 @@ class Member(BaseModel):
     weight_decay: float
 
     def spec(self, net: str) -> str:
-        """What :func:`thrifty.resolve` builds it from."""
+        """What :func:`thrifty.resolve` builds it from: ``net`` with the options that it takes."""
+        given = {"act": self.act, "init": self.init}
+        if self.dropout:
+            given["dropout"] = f"{self.dropout:g}"
+        taken = taken_by(net)
+        options = "&".join(f"{k}={v}" for k, v in given.items() if k in taken)
         mark = "&" if "?" in net else "?"
-        dropout = f"&dropout={self.dropout:g}" if self.dropout else ""
-        return f"{net}{mark}act={self.act}&init={self.init}{dropout}"
+        return f"{net}{mark}{options}" if options else net
+
+
+def taken_by(net: str) -> tuple[str, ...]:
+    """Which of :data:`OPTIONS` a network takes; of networks that are not built in, all."""
+    name = parse_spec(net).name
+    if name not in NETS:
+        return () if name.startswith(("torchvision:", "timm:")) else OPTIONS
+    known = inspect.signature(NETS.get(name)).parameters
+    return tuple(option for option in OPTIONS if option in known)
 
 
 class Batch(BaseModel):
@@ -155,7 +178,9 @@ def roster(recipe: ZooRecipe, most: int | None = None) -> tuple[Batch, ...]:
         most: only the first so many models.
     """
     members = []
+    untaken = {o: "" for o in ("act", "init") if o not in taken_by(recipe.net)}
     for number, point in enumerate(recipe.grid.points()):
+        point |= untaken
         for repeat in range(recipe.seeds):
             model = number * recipe.seeds + repeat
             seed = repeat if recipe.fixed_seeds else model
@@ -178,4 +203,13 @@ def zoo_recipe(values: Mapping[str, Any], where: str = "recipe") -> ZooRecipe:
     Raises:
         UserError: with every mistake, its place and what is allowed there.
     """
-    return validated(ZooRecipe, values, where, {})
+    found = validated(ZooRecipe, values, where, {})
+    untaken = [o for o in OPTIONS if o not in taken_by(found.net)]
+    for option in untaken:
+        given = getattr(found.grid, option)
+        if len(given) > 1 or (option == "dropout" and any(given)):  # the same models again
+            raise UserError(
+                f"{where}: grid.{option} is {list(given)}, and {parse_spec(found.net).name} has "
+                f"no option {option!r}; leave it out"
+            )
+    return found

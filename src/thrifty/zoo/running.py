@@ -14,7 +14,8 @@ from thrifty.zoo.index import rebuild
 from thrifty.zoo.recipe import ZooRecipe, roster, zoo_recipe
 from thrifty.zoo.segments import Work, check_fits, train_stack
 from thrifty.zoo.sets import sets_of
-from thrifty.zoo.twins import TwinRecipe, TwinWork, train_twins, twin_jobs
+from thrifty.zoo.twinning import rehearse, train_twins
+from thrifty.zoo.twins import TwinRecipe, twin_jobs
 from thrifty.zoo.zoo import Zoo
 
 Tell = Callable[[dict[str, Any]], None]
@@ -70,6 +71,7 @@ def make_twins(
     parents: Zoo,
     out: Path | str,
     *,
+    models: int | None = None,
     executor: Executor | None = None,
     threads: int = 1,
     tell: Tell = lambda _: None,
@@ -80,13 +82,22 @@ def make_twins(
 
     Args:
         parents: a zoo that :func:`train_zoo` made; its recipe says the data.
+        models: only of the first so many that are trained to the end; the folder may grow to
+            more of them later.
 
     Raises:
-        UserError: the zoo is of twins or was imported, or the folder holds something else.
+        UserError: the zoo is of twins or was imported, or the folder holds something else, or no
+            models are asked for.
         Unfinished: some twins failed; the message says which and why.
     """
+    if models is not None and models < 1:
+        raise UserError(f"twins of {models} models are asked for; it is 1 at least")
     said = recipe_of(parents)
     folder = Folder(out)
+    source = (said.data, said.validation)
+    jobs = twin_jobs(recipe, parents, folder.root.resolve(), source, said.train, threads, models)
+    for job in {job.method: job for job in jobs}.values():
+        rehearse(job, parents)
     with folder.lock():
         mark = {
             "kind": "twins",
@@ -97,28 +108,16 @@ def make_twins(
         }
         text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         folder.prepare(mark, text)
-        jobs = twin_jobs(
-            recipe,
-            parents,
-            folder.root.resolve(),
-            (said.data, said.validation),
-            said.train,
-            threads,
-        )
-        left = [job for job in jobs if not folder.done(job.name, last_epoch(job))]
-        epochs = sum(len(job.models) * last_epoch(job) for job in left)
-        tell({"stacks": len(jobs), "left": len(left), "models": len(parents), "epochs": epochs})
+        left = [job for job in jobs if not folder.done(job.name, job.epochs)]
+        epochs = sum(len(job.models) * job.epochs * len(job.steps) for job in left)
+        count = sum(len(job.models) for job in left)
+        tell({"stacks": len(jobs), "left": len(left), "models": count, "epochs": epochs})
         failed = run_jobs(train_twins, left, executor or InProcess(), Pace(epochs, tell))
-        forget_states(folder, {job.name: last_epoch(job) for job in jobs})
+        forget_states(folder, {step.name: step.epochs for job in jobs for step in job.steps})
         rebuild(folder.root)
     if failed:
         raise Unfinished(f"some twins in {folder.root} failed:\n" + "\n".join(failed))
     return Zoo(folder.root)
-
-
-def last_epoch(job: TwinWork) -> int:
-    """Epochs after which twins are finished."""
-    return job.recipe.epochs if job.method == "magnitude" else job.recipe.variational.epochs
 
 
 def recipe_of(zoo: Zoo) -> ZooRecipe:

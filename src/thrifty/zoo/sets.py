@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from thrifty.data import Data, Split, load_data
+from thrifty.errors import UserError
 
 SHUFFLE = 42
 """Seed of the rows that are kept aside for validation."""
@@ -38,7 +39,16 @@ def know(data: str, validation: float, sets: Sets) -> None:
 
 
 def split_of(data: Data, share: float) -> Sets:
-    """``data`` with that share of its training inputs kept aside, the same for all."""
+    """``data`` with that share of its training inputs kept aside, the same for all.
+
+    Raises:
+        UserError: training inputs are without labels.
+    """
+    if data.unlabeled:
+        raise UserError(
+            f"{data.name} has training inputs without a label, of which the models of a zoo cannot "
+            f"learn; leave them out, or use thrifty distill"
+        )
     if not share:
         return Sets(data, None)
     count = len(data.train)

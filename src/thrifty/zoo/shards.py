@@ -25,8 +25,8 @@ from thrifty.files import written
 
 KEY = "thrifty-zoo"
 """The entry of the metadata."""
-MOST_MODELS = 1024
-"""Models of a shard."""
+MOST_MODELS = 16_384
+"""Models of a shard; those of a stack that is trained are a few dozen, of a joined zoo many."""
 PARTS = (".mask", ".values", ".starts")
 DTYPES = {
     "F64": "float64",
@@ -48,7 +48,7 @@ def write_shard(path: Path, tensors: Mapping[str, Values], metadata: Mapping[str
 
     Args:
         path: ``Folder(...).shard(stack, epoch)``.
-        tensors: parameter or buffer name -> (n, *shape), 1 <= n <= 1024.
+        tensors: parameter or buffer name -> (n, *shape), 1 <= n <= ``MOST_MODELS``.
         metadata: ``stack`` (name), ``epoch``, ``first`` (id of the model in row 0) and ``model``
             (what :func:`thrifty.resolve` builds it from); ``shape`` of an input and ``classes``
             where the mark of the zoo does not say them.  ``count`` is added.

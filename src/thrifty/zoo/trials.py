@@ -10,7 +10,8 @@
 Tensors are called ``module_list.0.weight`` and so on, by the places of layers among activations
 and dropout; here they get the names of our network of the same form, after their shapes were
 compared.  Twins by variational dropout have ``log_sigma2`` beside each weight: what the published
-code sets to zero (log alpha >= 3) is cut here.
+code sets to zero (log alpha >= 3) is cut here.  Residual networks come with the statistics of their
+batch normalisation, under the names that they have here too.
 
 References:
     Schuerholt et al., Model Zoos: A Dataset of Diverse Populations of Neural Network Models, 2022,
@@ -32,6 +33,7 @@ from torch import Tensor
 
 from thrifty.errors import UserError
 from thrifty.nets.build import build
+from thrifty.nets.resnet18 import STAGES
 from thrifty.nets.zoo_cnn import ACTIVATIONS
 from thrifty.sources.folders import natural
 from thrifty.sources.unpickling import tensors_of, unpickled
@@ -140,6 +142,9 @@ class Trial:
         kind = str(self.config.get("model::type", "")).removesuffix("_ARD")
         own = {name: x for name, x in tensors.items() if "log_sigma2" not in name}
         plain = Network("", None, None, {name: name for name in own})
+        if kind.lower() == "resnet18" and self.hyper["act"] in (None, "relu"):
+            residual = _residual(own, self.hyper["dropout"])
+            return residual if residual is not None and _fits(residual, own) else plain
         form, act = NETWORKS.get(kind), self.hyper["act"]
         if form is None or act not in ACTIVATIONS:
             return plain
@@ -156,6 +161,23 @@ class Trial:
         model = f"{form[0]}?act={act}{share}"
         found = Network(model, shape, classes, names)
         return found if _fits(found, own) else plain
+
+
+def _residual(tensors: Mapping[str, Tensor], dropout: float | None) -> Network | None:
+    """A ResNet-18 of these tensors, which have the names of torchvision's and so ours.
+
+    Nothing in them tells the side of the inputs: 200 classes are Tiny-ImageNet's, of 64 pixels.
+    """
+    stem, head = tensors.get("conv1.weight"), tensors.get("fc.weight")
+    if stem is None or head is None or stem.dim() != 4 or head.dim() != 2:
+        return None
+    wide, classes = stem.shape[0], head.shape[0]
+    options = [f"width={wide / STAGES[0]:g}"] if wide != STAGES[0] else []
+    options += [f"dropout={dropout:g}"] if dropout and 0 < dropout < 1 else []
+    side = 64 if classes == 200 else 32
+    spec = "resnet18_cifar" + ("?" + "&".join(options) if options else "")
+    names = {name: name for name in tensors}
+    return Network(spec, (stem.shape[1], side, side), classes, names)
 
 
 def find_trials(place: Path) -> list[Path]:
@@ -273,5 +295,10 @@ def _fits(network: Network, tensors: Mapping[str, Tensor]) -> bool:
             made = build(network.model, network.classes, network.shape)
     except (UserError, RuntimeError, ValueError):
         return False
-    wanted = {name: x.shape for name, x in made.state_dict().items()}
-    return wanted == {network.names[name]: x.shape for name, x in tensors.items()}
+    found = {network.names[name]: x.shape for name, x in tensors.items()}
+    wanted = {
+        name: x.shape
+        for name, x in made.state_dict().items()
+        if name in found or not name.endswith("num_batches_tracked")
+    }
+    return wanted == found

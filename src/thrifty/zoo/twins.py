@@ -1,8 +1,9 @@
-"""Sparse twins of a zoo: every model pruned and retrained, by magnitude or variational dropout.
+"""Sparse twins of a zoo: who is cut by which method to which sparsity, as jobs for an executor.
 
-``magnitude`` cuts each model to the sparsities asked for, from its last checkpoint, and trains it
-on with its own optimizer and the zeros held.  ``variational`` trains each model on under noise on
-its weights, which chooses the sparsity itself, and is kept epoch by epoch.
+Methods that cut (``magnitude``, ``random``, ``saliency``, ...) prune each model to the sparsities
+asked for, from its last checkpoint, and train it on with its own optimizer and the zeros held.
+Methods with a gate (``variational``, ``l0``, ``str``) train each model on with the gate, which
+chooses the sparsity itself, and are kept epoch by epoch.
 
 References:
     Honegger et al., Sparsified Model Zoo Twins: Investigating Populations of Sparsified Neural
@@ -11,44 +12,68 @@ References:
     https://arxiv.org/abs/1701.05369
 """
 
-import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, Field
-from torch import Tensor
 
-from thrifty.data import Data
 from thrifty.errors import UserError
 from thrifty.lab.prune_table import AllocationName, Sparsity, distinct, listed
 from thrifty.lab.recipe import identity
-from thrifty.native.lanes import Noise
 from thrifty.population.plan import Plan
-from thrifty.population.stack import Stack
-from thrifty.population.training import engine_of
-from thrifty.pruning.allocation import Budget
-from thrifty.pruning.layers import prunable
-from thrifty.pruning.pruning import Cut, cut
-from thrifty.zoo.courses import Checkpoint, Course, follow
+from thrifty.pruning.criteria import CRITERIA
+from thrifty.pruning.granularity import granularity
+from thrifty.pruning.methods import METHODS, Method
+from thrifty.pruning.schedules import schedule
+from thrifty.registry import parse_spec
 from thrifty.zoo.recipe import Table
-from thrifty.zoo.segments import Tell
-from thrifty.zoo.sets import sets_of
-from thrifty.zoo.shards import write_sparse_shard
-from thrifty.zoo.statistics import agreement, cohen_kappa, error_agreement
+from thrifty.zoo.table import Table as IndexTable
 from thrifty.zoo.zoo import Zoo
 
-Method = Literal["magnitude", "variational"]
-FIRST_SPREAD = -10.0
-"""log sigma^2 of every weight before variational dropout."""
+MOST_BYTES = 1 << 28
+"""Bytes of the weights of a stack; of larger models fewer are trained together."""
+
+
+def method_of(spec: str) -> Method:
+    """The method of twins that a text names, options of a gate behind it: ``l0?strength=.01``.
+
+    Raises:
+        UserError: there is none, or twins cannot be made by it.
+    """
+    parsed = parse_spec(spec)
+    found = METHODS.get(parsed.name)
+    if found.removes != "weights":
+        raise UserError(
+            f"{parsed.name} removes channels, after which every twin has another architecture, "
+            f"and twins of a zoo have one; use a method that sets weights to zero, such as "
+            f"magnitude, whole filters with granularity=filter"
+        )
+    if parsed.options and found.gate is None:
+        raise UserError(
+            f"{spec}: {parsed.name} has no gate and takes no options; say what it cuts with "
+            f"criterion, granularity, allocation and schedule"
+        )
+    return found
+
+
+def _known(check: Any) -> AfterValidator:
+    def checked(value: str) -> str:
+        check(value)
+        return value
+
+    return AfterValidator(checked)
+
+
+MethodName = Annotated[str, _known(method_of)]
+CriterionName = Annotated[str, _known(CRITERIA.get)]
+GranularityName = Annotated[str, _known(granularity)]
+ScheduleName = Annotated[str, _known(schedule)]
 
 
 class Variational(Table):
-    """Variational dropout of a whole population."""
+    """Variational dropout of a whole population; its epochs are those of other gates too."""
 
     preset: Literal["zoo", "elbo"] = "zoo"
     """zoo: weight of the divergence min(1, 0.01 e / epochs) in epoch e beside a mean loss, noise
@@ -63,26 +88,45 @@ class TwinRecipe(Table):
     """How twins are made of a zoo."""
 
     method: Annotated[
-        tuple[Method, ...], BeforeValidator(listed), AfterValidator(distinct), Field(min_length=1)
+        tuple[MethodName, ...],
+        BeforeValidator(listed),
+        AfterValidator(distinct),
+        Field(min_length=1),
     ] = ("magnitude", "variational")
     sparsity: Annotated[
         tuple[Sparsity, ...], BeforeValidator(listed), AfterValidator(distinct), Field(min_length=1)
     ] = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     epochs: Annotated[int, Field(ge=0)] = 15
-    """Of training after a cut by magnitude."""
-    allocation: AllocationName = "lamp"
-    """How a sparsity is shared among layers; ``uniform`` cuts every layer alike."""
+    """Of training after a cut."""
+    criterion: CriterionName | None = None
+    """What weights are worth, for methods that cut; that of the method if not given."""
+    granularity: GranularityName | None = None
+    """What is zero as one piece; that of the method if not given."""
+    allocation: AllocationName | None = None
+    """How a sparsity is shared among layers, ``uniform`` cutting every layer alike; that of the
+    method if not given."""
+    schedule: ScheduleName | None = None
+    """one_shot: every level from the original; iterative: from the twin of the level before;
+    cubic: a little more at the beginning of every epoch.  cubic for the method gradual and
+    one_shot for all others if not given."""
+    keep: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
+    """Patterns of layers that stay whole."""
     variational: Variational = Variational()
     batch: Annotated[int, Field(ge=1)] | None = None
     """Inputs a step; that of the zoo if not given."""
     stack: Annotated[int, Field(ge=1, le=1024)] = 64
 
+    def schedule_of(self, method: str) -> str:
+        """How the levels of a method that cuts follow each other."""
+        return self.schedule or ("cubic" if method_of(method).schedule == "cubic" else "one_shot")
+
     @property
     def identity(self) -> str:
         """12 hex digits of what decides the twins; which methods and sparsities are there, and how
-        they are stacked, does not."""
+        they are stacked, does not, but where a level begins at the one before."""
         said = self.model_dump(mode="json", exclude_defaults=True)
-        for name in ("stack", "method", "sparsity"):
+        names = ["stack", "method"] + (["sparsity"] if self.schedule != "iterative" else [])
+        for name in names:
             said.pop(name, None)
         return identity("twins", said)
 
@@ -100,9 +144,13 @@ class TwinWork:
     models: tuple[int, ...]
     """Numbers of the parents, rising."""
     name: str
-    method: Method
+    method: str
     sparsity: float | None
     threads: int = 1
+    before: "TwinWork | None" = None
+    """The twins of the level before, if these begin there; they are made first."""
+    level: int = 0
+    """How many levels before these."""
 
     @property
     def label(self) -> str:
@@ -110,130 +158,15 @@ class TwinWork:
         level = "" if self.sparsity is None else f" {self.sparsity:g}"
         return f"{self.method}{level}, models {self.models[0]} to {self.models[-1]}"
 
+    @property
+    def epochs(self) -> int:
+        """Of training until these are finished."""
+        return self.recipe.variational.epochs if self.sparsity is None else self.recipe.epochs
 
-def train_twins(work: TwinWork, tell: Tell) -> int:
-    """Make what is not made yet of some twins; returns the number of segments done."""
-    from thrifty.zoo.folder import Folder
-
-    with Folder(work.root).working():
-        sets = sets_of(*work.data)
-        parents = Zoo(work.parents)
-        every = parents.at()["model"]
-        parents = parents.some(np.flatnonzero(np.isin(every, work.models)).tolist())
-        course = course_of(work, parents, sets.data)
-        return follow(course, work.root, sets, work.threads, tell)
-
-
-def course_of(work: TwinWork, parents: Zoo, data: Data) -> Course:
-    """How the twins of a stack of parents come to be."""
-    table, stack = parents.at(), parents.stack()
-    past = int(table["epoch"].max())
-    batch = work.recipe.batch or work.plan.batch
-    plan = work.plan.model_copy(
-        update={"optimizer": str(table["optimizer"][0]), "batch": batch, "schedule": "constant"}
-    )
-    engine, _ = engine_of(stack, data, plan, threads=work.threads)
-    before = engine.judge(data.test)
-    noise: Callable[[int], Noise] | None = None
-    if work.method == "magnitude":
-        assert work.sparsity is not None
-        start = replace(stack, masks=masks_of(stack, work.sparsity, work.recipe.allocation))
-        marks: tuple[int, ...] = tuple(sorted({0, work.recipe.epochs}))
-    else:
-        said, count = work.recipe.variational, len(data.train)
-        spread = {n: torch.full_like(x, FIRST_SPREAD) for n, x in stack.tensors.items()}
-        start, marks = replace(stack, spread=spread), tuple(range(said.epochs + 1))
-        noise = noise_of(said, count)
-    own = {n: list(table[n]) for n in HYPER if n in table}
-    rows: dict[str, Any] = {
-        "model": [int(m) for m in table["model"]],
-        "method": work.method,
-        "asked": work.sparsity,
-        "parent_accuracy": before.accuracy,
-    } | own
-
-    def shard(path: Path, epoch: int, seen: Checkpoint) -> object:
-        said = {"stack": work.name, "epoch": epoch, "first": rows["model"][0], "model": stack.model}
-        kept = alive(seen.stack, work.recipe.variational)
-        return write_sparse_shard(path, cleared(seen.stack.tensors, kept), kept, said)
-
-    def about(seen: Checkpoint) -> Mapping[str, Any]:
-        kept = alive(seen.stack, work.recipe.variational)
-        a, b, labels = before.classes, seen.test.classes, data.test.labels.numpy()
-        return {
-            **rows,
-            **counted(kept),
-            "agreement": agreement(a, b),
-            "kappa": cohen_kappa(a, b, data.classes),
-            "error_agreement": error_agreement(a, b, labels),
-        }
-
-    return Course(work.name, work.label, start, plan, marks, shard, about, offset=past, noise=noise)
-
-
-HYPER = ("net", "act", "init", "dropout", "optimizer", "lr", "weight_decay", "seed", "batch")
-"""Columns of the parents that their twins have too."""
-
-
-def noise_of(said: Variational, inputs: int) -> Callable[[int], Noise]:
-    """The noise of each epoch, counted from 0.
-
-    Args:
-        inputs: of the training data, which the weight of the divergence depends on.
-    """
-
-    def of(epoch: int) -> Noise:
-        if said.preset == "zoo":
-            scale = min(1.0, 0.01 * epoch / said.epochs)
-            return Noise(
-                divergence=scale, clip_conv=8.0, clip_linear=10.0, cut=said.cut, biases=True,
-                decayed=True,
-            )  # fmt: skip
-        rise = min(1.0, 2 * epoch / said.epochs)
-        return Noise(divergence=rise / inputs, clip_conv=40.0, clip_linear=40.0, cut=said.cut)
-
-    return of
-
-
-def masks_of(stack: Stack, sparsity: float, allocation: str) -> dict[str, Tensor]:
-    """Masks that cut each model of a stack by magnitude, exactly as :func:`thrifty.prune` would."""
-    how = Cut.of("magnitude", allocation=allocation)
-    found = [cut(model, how, Budget(sparsity)) for model in stack.modules()]
-    return {name: torch.stack([masks[name] for masks in found]) for name in found[0]}
-
-
-def alive(stack: Stack, said: Variational) -> dict[str, Tensor]:
-    """Which weights are kept, by masks or, under noise, by log alpha; biases have no mask."""
-    if stack.spread is None:
-        return dict(stack.masks)
-    weights = list(prunable(stack.template()))
-    found = {}
-    for name in weights:
-        size = stack.tensors[name].abs().double() + 1e-15
-        alpha = stack.spread[name].double() - 2.0 * size.log()
-        found[name] = alpha < said.cut
-    return found
-
-
-def cleared(tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``tensors`` with exactly 0.0 where nothing is kept."""
-    zero = torch.zeros(())
-    return {n: torch.where(kept[n], x, zero) if n in kept else x for n, x in tensors.items()}
-
-
-def counted(kept: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Sparsity of each model, and what is kept of each layer as JSON."""
-    counts: dict[str, NDArray[np.int64]] = {
-        name: mask.reshape(len(mask), -1).sum(1).numpy() for name, mask in kept.items()
-    }
-    sizes = {name: mask[0].numel() for name, mask in kept.items()}
-    whole = sum(sizes.values())
-    left = np.sum(list(counts.values()), axis=0)
-    layers = [
-        json.dumps({n.removesuffix(".weight"): [int(counts[n][k]), sizes[n]] for n in kept})
-        for k in range(len(left))
-    ]
-    return {"sparsity": (1 - left / whole).tolist(), "layers": layers}
+    @property
+    def steps(self) -> tuple["TwinWork", ...]:
+        """This work after those that it begins at, in order."""
+        return (*(self.before.steps if self.before is not None else ()), self)
 
 
 def twin_jobs(
@@ -243,11 +176,13 @@ def twin_jobs(
     data: tuple[str, float],
     plan: Plan,
     threads: int,
+    most: int | None = None,
 ) -> list[TwinWork]:
     """A job for every stack of parents that are trained to the end, method and sparsity.
 
     Args:
         plan: that the parents were trained by.
+        most: only the first so many of them.
 
     Raises:
         UserError: the zoo has no such model, or all diverged.
@@ -259,6 +194,7 @@ def twin_jobs(
             f"{parents.folder.root} has no model that is trained to epoch {plan.epochs}; go on "
             f"with thrifty zoo train first"
         )
+    table = table.take(np.arange(len(table))[:most])
     kinds: dict[tuple[Any, ...], list[int]] = {}
     diverged = table["diverged"] if "diverged" in table else np.zeros(len(table), bool)
     for place in range(len(table)):
@@ -269,21 +205,42 @@ def twin_jobs(
         raise UserError(
             f"every model of {parents.folder.root} diverged; there are no twins of them"
         )
+    each = max(1, min(recipe.stack, MOST_BYTES // max(_bytes(parents, table), 1)))
     jobs = []
     for found in kinds.values():
-        for at in range(0, len(found), recipe.stack):
-            models = tuple(int(m) for m in table["model"][found[at : at + recipe.stack]])
-            first = f"{models[0]:06d}n{len(models)}"
-            levels: list[tuple[Method, float | None]] = []
+        for at in range(0, len(found), each):
+            models = tuple(int(m) for m in table["model"][found[at : at + each]])
             for method in recipe.method:
-                asked = recipe.sparsity if method == "magnitude" else (None,)
-                levels += [(method, level) for level in asked]
-            for method, level in levels:
-                name = f"{first}-{method}" + ("" if level is None else f"-{level:g}")
-                jobs.append(
-                    TwinWork(
-                        recipe, parents.folder.root.resolve(), root, data, plan,
-                        models, name, method, level, threads,
-                    )
+                name = f"{models[0]:06d}n{len(models)}-{_plain(method)}"
+                work = TwinWork(
+                    recipe, parents.folder.root.resolve(), root, data, plan,
+                    models, name, method, None, threads,
                 )  # fmt: skip
+                jobs += _levels(work)
     return jobs
+
+
+def _levels(work: TwinWork) -> list[TwinWork]:
+    """The work of a method at every sparsity; one work where each level builds on the last."""
+    recipe = work.recipe
+    if method_of(work.method).gate is not None:
+        return [work]
+    chained = recipe.schedule_of(work.method) == "iterative"
+    made: list[TwinWork] = []
+    for level in sorted(recipe.sparsity) if chained else recipe.sparsity:
+        before = made[-1] if chained and made else None
+        name = f"{work.name}-{level:g}"
+        number = len(made) if chained else 0
+        made.append(replace(work, name=name, sparsity=level, before=before, level=number))
+    return made[-1:] if chained else made
+
+
+def _plain(method: str) -> str:
+    """A method as it may stand in the name of a file."""
+    return "".join(c if c.isalnum() else "_" for c in method)
+
+
+def _bytes(parents: Zoo, table: IndexTable) -> int:
+    """Of a model."""
+    shard = parents.shard(table["stack"][0], int(table["epoch"][0]))
+    return sum(4 * int(np.prod(shard.shape(name), dtype=np.int64)) for name in shard.names)

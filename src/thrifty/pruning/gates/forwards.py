@@ -70,6 +70,14 @@ def put_back(model: nn.Module) -> None:
             del hooks[key]
 
 
+def unnoted(model: nn.Module) -> None:
+    """In place: gated layers keep what they noted, and note no more; torch.func maps them then."""
+    for module in gated(model).values():
+        hooks = module._forward_pre_hooks
+        for key in [k for k, hook in hooks.items() if hook is _noted]:
+            del hooks[key]
+
+
 def empty(model: nn.Module) -> None:
     """Refuse a model that has a gate on weights already.
 
@@ -111,6 +119,13 @@ def variables(model: nn.Module) -> dict[str, nn.Parameter]:
         for key, value in learnt(module).items()
         if value is not None
     }
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """The weight of a layer, also while torch.func puts a tensor that is no parameter there."""
+    found = module._parameters["weight"]
+    assert found is not None
+    return found
 
 
 def computed(module: nn.Module, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -20,6 +20,7 @@ from thrifty.pruning.gates.forwards import (
     put_in,
     used,
     variables,
+    weight_of,
 )
 from thrifty.pruning.gates.hard_concrete import chance, sampled, settled
 from thrifty.pruning.gates.placing import listed, weight_name, weight_places
@@ -159,4 +160,4 @@ def _forward(module: nn.Module, inputs: Tensor) -> Tensor:
     """The forward of a layer with gates on its weights."""
     gates = (sampled if module.training else settled)(_location(module))
     bias = module.bias if isinstance(module.bias, Tensor) else None
-    return computed(module, inputs, module.get_parameter("weight") * gates, bias)
+    return computed(module, inputs, weight_of(module) * gates, bias)

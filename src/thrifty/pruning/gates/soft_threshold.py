@@ -21,6 +21,7 @@ from thrifty.pruning.gates.forwards import (
     put_in,
     used,
     variables,
+    weight_of,
 )
 from thrifty.pruning.gates.placing import listed, weight_name, weight_places
 from thrifty.pruning.gates.shrinkage import number
@@ -143,6 +144,6 @@ def _s(module: nn.Module) -> nn.Parameter:
 
 def _forward(module: nn.Module, inputs: Tensor) -> Tensor:
     """The forward of a gated layer."""
-    weight = soft(module.get_parameter("weight"), _s(module).sigmoid())
+    weight = soft(weight_of(module), _s(module).sigmoid())
     bias = module.bias if isinstance(module.bias, Tensor) else None
     return computed(module, inputs, weight, bias)
