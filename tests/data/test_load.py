@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from thrifty.data import load_data
+from thrifty.data.pictures import cropped, grey, resized
 from thrifty.errors import MissingExtra, UnknownName, UserError
 
 
@@ -69,6 +70,26 @@ def test_the_middle_of_pictures_can_be_cut_out_after_resizing():
     assert torch.equal(load_data("digits?crop=8").train.inputs, load_data("digits").train.inputs)
 
 
+def test_grey_pictures_have_one_channel_and_its_mean(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 9, 9, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", x=pixels, y=np.arange(20) % 2)
+    spec = f"npz:{tmp_path}/a.npz"
+    colour, data = load_data(spec), load_data(f"{spec}?grey=true&size=8&crop=6")
+    assert data.shape == (1, 6, 6)
+    expected = cropped(resized(grey(colour.train.inputs), 8), 6)
+    assert torch.equal(data.train.inputs, expected)
+    assert data.mean == pytest.approx((float(expected.double().mean()) / 255,))
+    assert load_data(f"{spec}?grey=false").shape == (3, 9, 9)
+    assert load_data("digits?grey=true").digest == load_data("digits").digest
+
+
+def test_a_mean_that_came_with_the_data_is_not_kept_for_grey_pictures(tmp_path, monkeypatch):
+    (tmp_path / "made_with_mean.py").write_text(WITH_MEAN)
+    monkeypatch.chdir(tmp_path)
+    assert load_data("module:made_with_mean:make").mean == (0.1, 0.2, 0.3)
+    assert len(load_data("module:made_with_mean:make?grey=true").mean) == 1
+
+
 def test_pictures_can_be_resized():
     data = load_data("digits?size=16")
     assert data.shape == (1, 16, 16)
@@ -77,6 +98,15 @@ def test_pictures_can_be_resized():
     difference = data.mean[0] - same.mean[0]
     assert abs(difference) < 0.02
 
+
+WITH_MEAN = """
+import torch
+from thrifty.data import Data, Split
+
+def make():
+    split = Split(torch.zeros(4, 3, 5, 5, dtype=torch.uint8), torch.arange(4) % 2)
+    return Data("made", split, split, 2, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+"""
 
 BAD = {
     "digts": "did you mean digits",
@@ -88,6 +118,7 @@ BAD = {
     "digits?train=99999": "more than the 1258 rows",
     "digits?train=1": "at least two classes",
     "digits?flip=2": "it is true or false",
+    "digits?grey=1": "grey is 1; it is true or false",
     "digits?normalize=no": "did you mean none",
     "digits?normalize=imagenet": "3 channels",
     "digits?shift=8": "less than the picture side",

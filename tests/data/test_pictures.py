@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from thrifty.data.pictures import Stack, resized
+from thrifty.data.pictures import Stack, grey, resized
 from thrifty.errors import UserError
 
 Image = pytest.importorskip("PIL.Image")
@@ -73,3 +73,26 @@ def test_resizing_to_the_same_size_changes_nothing():
 def test_rows_of_numbers_cannot_be_resized():
     with pytest.raises(UserError, match="leave size out"):
         resized(torch.zeros(3, 4), 2)
+
+
+def test_grey_is_what_pillow_makes_of_it():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    theirs = np.asarray(Image.fromarray(pixels).convert("L"))
+    ours = grey(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+    assert ours.dtype == torch.uint8
+    assert np.array_equal(ours[0, 0].numpy(), theirs)
+
+
+def test_grey_numbers_are_weighed_alike_and_grey_pictures_left_alone():
+    whole = torch.rand(3, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    expected = (whole * torch.tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)).sum(1, keepdim=True)
+    torch.testing.assert_close(grey(whole), expected, atol=1e-4, rtol=0)
+    assert grey(expected) is expected
+    white = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
+    assert bool((grey(white) == 255).all())
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 2, 5, 5)])
+def test_what_has_no_colours_cannot_be_made_grey(shape):
+    with pytest.raises(UserError, match="leave grey out"):
+        grey(torch.zeros(shape))

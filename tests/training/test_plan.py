@@ -58,7 +58,21 @@ def test_the_size_of_a_step_is_what_momentum_makes_of_a_constant_gradient(moment
 
 @pytest.mark.parametrize(
     "values",
-    [{"lr": 0}, {"epochs": -1}, {"batch": 0}, {"schedule": "cosin"}, {"learning": 1}, {"clip": -1}],
+    [
+        {"lr": 0},
+        {"epochs": -1},
+        {"batch": 0},
+        {"schedule": "cosin"},
+        {"learning": 1},
+        {"clip": -1},
+        {"cutout": -1},
+        {"mixup": -0.1},
+        {"cutmix": float("nan")},
+        {"mixup": float("inf")},
+        {"randaugment": -1},
+        {"randaugment": 1.5},
+        {"magnitude": 31},
+    ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(values):
     with pytest.raises(ValidationError):

@@ -4,8 +4,8 @@ A spec is ``NAME[:LOCATION][?key=value&...]``.  To add a data set, put one file 
 with a function ``name(location: str, *, ...) -> Data`` marked ``@DATASETS.entry("name")``, and
 a fixture in ``tests/conformance/test_every_dataset.py``.  The function may leave ``mean`` and
 ``std`` empty: ``load_data`` computes them, checks everything, and adds the options that all
-data sets have (``train``, ``test``, ``normalize``, ``shift``, ``flip``, ``size``, ``crop``,
-``seed``).
+data sets have (``train``, ``test``, ``labels``, ``normalize``, ``shift``, ``flip``, ``grey``,
+``size``, ``crop``, ``seed``).
 """
 
 from thrifty.data.augmentation import augment

@@ -7,20 +7,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thrifty.data.sets import Data, Split
+from thrifty.data.sets import UNLABELED, Data, Split
 from thrifty.data.subsets import held_out
 from thrifty.errors import UserError
 
 FOUR = ("x_train", "y_train", "x_test", "y_test")
 TWO = ("x", "y")
+MORE = "x_unlabeled"
 LAYOUTS = ("", "nhwc", "nchw")
 
 
 def keys_of(arrays: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """The four or two names under which ``arrays`` holds a data set."""
-    for keys in (FOUR, TWO):
+    """The names under which ``arrays`` holds a data set: inputs with labels, then without."""
+    more = (MORE,) if MORE in arrays else ()
+    for keys in (FOUR, TWO, *([FOUR[2:]] if more else [])):
         if all(key in arrays for key in keys):
-            return keys
+            return (*keys, *more)
     raise UserError(
         f"{where}: needs {', '.join(FOUR)}, or {' and '.join(TWO)} to be split 80/20; it has "
         f"{', '.join(map(str, arrays)) or 'nothing'}"
@@ -32,7 +34,8 @@ def arrays_data(arrays: Mapping[str, Any], where: str, layout: str = "", seed: i
 
     Args:
         arrays: inputs (n, height, width), (n, height, width, channels), (n, channels, height,
-            width) or (n, features), uint8 or floating; labels one integer a row.
+            width) or (n, features), uint8 or floating; labels one integer a row.  Training
+            inputs without a label, for a teacher, may lie beside them, or instead of them.
         where: names them in errors.
         layout: ``nhwc`` or ``nchw`` for arrays of four axes; by their shape unless given.
         seed: of the split, if there is no test part.
@@ -40,18 +43,43 @@ def arrays_data(arrays: Mapping[str, Any], where: str, layout: str = "", seed: i
     if layout not in LAYOUTS:
         raise UserError(f"layout is {layout!r}; it is nhwc or nchw")
     keys = keys_of(arrays, where)
-    splits = [
-        Split(_inputs(arrays[x], f"{where}: {x}", layout), _labels(arrays[y], f"{where}: {y}"))
-        for x, y in zip(keys[::2], keys[1::2], strict=True)
-    ]
-    for split, x in zip(splits, keys[::2], strict=True):
-        if len(split.inputs) != len(split.labels):
-            raise UserError(
-                f"{where}: {x} has {len(split.inputs)} rows and its labels {len(split.labels)}"
-            )
-    train, test = splits if len(splits) == 2 else held_out(splits[0], seed)
-    highest = max((int(s.labels.max()) for s in (train, test) if len(s)), default=-1)
-    return Data(where, train, test, highest + 1, (), ())
+    splits = [_labeled(arrays, x, where, layout) for x in keys if x.startswith("x") and x != MORE]
+    if "x_test" not in keys:
+        splits = [*held_out(splits[0], seed)]
+    highest = max((int(s.labels.max()) for s in splits if len(s)), default=-1)
+    train, test = (*splits, *splits)[:2]
+    if MORE in keys:
+        more = _inputs(arrays[MORE], f"{where}: {MORE}", layout)
+        train = with_unlabeled(train if len(splits) == 2 else None, more, f"{where}: {MORE}")
+    return Data(where, train, test, highest + 1, (), (), unlabeled=MORE in keys)
+
+
+def _labeled(arrays: Mapping[str, Any], x: str, where: str, layout: str) -> Split:
+    y = f"y{x[1:]}"
+    split = Split(_inputs(arrays[x], f"{where}: {x}", layout), _labels(arrays[y], f"{where}: {y}"))
+    if len(split.inputs) != len(split.labels):
+        raise UserError(
+            f"{where}: {x} has {len(split.inputs)} rows and its labels {len(split.labels)}"
+        )
+    return split
+
+
+def with_unlabeled(labeled: Split | None, inputs: Tensor, where: str) -> Split:
+    """Training inputs with labels, if there are any, and then those without.
+
+    Raises:
+        UserError: they are not alike.
+    """
+    labels = torch.full((len(inputs),), UNLABELED)
+    if labeled is None:
+        return Split(inputs, labels)
+    ours, theirs = labeled.inputs, inputs
+    if ours.shape[1:] != theirs.shape[1:] or ours.dtype != theirs.dtype:
+        raise UserError(
+            f"{where} holds {theirs.dtype} {tuple(theirs.shape[1:])} each, and the inputs with "
+            f"labels are {ours.dtype} {tuple(ours.shape[1:])}; they must be alike"
+        )
+    return Split(torch.cat([ours, theirs]), torch.cat([labeled.labels, labels]))
 
 
 def _inputs(given: Any, where: str, layout: str) -> Tensor:
@@ -99,6 +127,12 @@ def _labels(given: Any, where: str) -> Tensor:
         )
     if array.size and array.max() > 2**62:
         raise UserError(f"{where} holds {array.max()}; labels are 0 .. classes - 1")
+    if array.size and array.dtype.kind == "i" and array.min() < 0:
+        row = int((array < 0).argmax())
+        raise UserError(
+            f"{where}: label {array[row]} of row {row} (counted from 0) is below 0; labels are 0 "
+            f".. classes - 1, and inputs without one are given as {MORE}"
+        )
     return torch.from_numpy(array.astype(np.int64))
 
 

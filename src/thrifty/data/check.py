@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from thrifty.data.sets import Data, Split
+from thrifty.data.sets import UNLABELED, Data, Split
 from thrifty.errors import UserError
 
 MOST_CLASSES = 1_000_000  # a label beyond is a mistake, and would make a layer of that width
@@ -13,13 +13,15 @@ MOST_CLASSES = 1_000_000  # a label beyond is a mistake, and would make a layer 
 
 def check(data: Data) -> None:
     """Raise one UserError that lists all that is wrong with ``data``; empty moments are fine."""
-    wrong = [*_split(data.train, "train", data.classes), *_split(data.test, "test", data.classes)]
+    least = UNLABELED if data.unlabeled else 0
+    wrong = _split(data.train, "train", data.classes, least) + _split(
+        data.test, "test", data.classes
+    )
     if data.classes == 1 and not wrong:
         wrong.append("classes is 1; training needs at least two")
     elif not 2 <= data.classes <= MOST_CLASSES:
         wrong.append(f"classes is {data.classes}; it must be 2 .. {MOST_CLASSES:,}")
-    elif not wrong and bool((data.train.labels == data.train.labels[0]).all()):
-        only = int(data.train.labels[0])
+    elif not wrong and (only := _only_class(data.train.labels)) is not None:
         wrong.append(f"every train label is {only}; training needs at least two classes")
     if not wrong:
         wrong = _together(data)
@@ -27,7 +29,13 @@ def check(data: Data) -> None:
         raise UserError(f"data set {data.name!r} cannot be used: " + "; ".join(wrong))
 
 
-def _split(split: Split, name: str, classes: int) -> list[str]:
+def _only_class(labels: Tensor) -> int | None:
+    """The class of all that have one, ``None`` if there are several, or none has."""
+    said = labels[labels != UNLABELED]
+    return int(said[0]) if len(said) and bool((said == said[0]).all()) else None
+
+
+def _split(split: Split, name: str, classes: int, least: int = 0) -> list[str]:
     inputs, labels = split.inputs, split.labels
     if not all(isinstance(thing, Tensor) for thing in (inputs, labels)):
         return [f"{name} holds {type(inputs).__name__} and {type(labels).__name__}, not tensors"]
@@ -48,7 +56,7 @@ def _split(split: Split, name: str, classes: int) -> list[str]:
     if not labels.numel() or not inputs.numel():
         return [*wrong, f"{name} is empty"]
     if labels.dtype == torch.int64 and labels.dim() == 1:
-        outside = (labels < 0) | (labels >= classes)
+        outside = (labels < least) | (labels >= classes)
         if outside.any():
             row = int(outside.int().argmax())
             wrong.append(

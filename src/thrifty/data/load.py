@@ -4,7 +4,10 @@
 ``normalize=data|imagenet|caffe|half|none``: by the training inputs unless said otherwise;
 ``caffe`` puts blue first and subtracts (104, 117, 123) from bytes.
 ``shift=N``, ``flip=true|false``: augmentation, instead of what the data set itself sets.
-``size=N``: resize pictures to N x N, then ``crop=N``: keep the N x N in the middle.
+``grey=true``: one channel of pictures in colour, then ``size=N``: resize pictures to N x N, then
+``crop=N``: keep the N x N in the middle.
+``labels=N``: of the training inputs a random N keep their label, classes in proportion, and the
+others have none: a teacher tells of them (``thrifty distill``).  0 for no label at all.
 ``seed=N``: of subsets and splits, 0 unless given.
 """
 
@@ -17,15 +20,15 @@ from pathlib import Path
 
 from thrifty.data.check import check
 from thrifty.data.normalize import moments, ordered
-from thrifty.data.pictures import cropped, resized
+from thrifty.data.pictures import cropped, grey, resized
 from thrifty.data.places import reader_of
 from thrifty.data.sets import DATASETS, Data, Split
-from thrifty.data.subsets import rows_of, spread
+from thrifty.data.subsets import forgotten, rows_of, spread
 from thrifty.errors import UnknownName, UserError
 from thrifty.registry import Spec, Value, call_spec, parse_spec, suggest
 
 LARGEST_SIDE = 4096
-COMMON = ("train", "test", "normalize", "shift", "flip", "size", "crop", "seed")
+COMMON = ("train", "test", "labels", "normalize", "shift", "flip", "grey", "size", "crop", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +37,17 @@ class Common:
 
     train: int | None = None
     test: int | None = None
+    labels: int | None = None
     normalize: str | None = None
     shift: int | None = None
     flip: bool | None = None
+    grey: bool = False
     size: int | None = None
     crop: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"train": 1, "test": 1, "shift": 0, "size": 1, "crop": 1, "seed": 0}
+        least = {"train": 1, "test": 1, "labels": 0, "shift": 0, "size": 1, "crop": 1, "seed": 0}
         for key, low in least.items():
             value = getattr(self, key)
             whole = isinstance(value, int) and not isinstance(value, bool)
@@ -50,8 +55,10 @@ class Common:
                 raise UserError(f"{key} is {value!r}; it is a whole number, {low} or more")
         if self.size is not None and self.size > LARGEST_SIDE:
             raise UserError(f"size is {self.size}; pictures are resized to {LARGEST_SIDE} at most")
-        if self.flip is not None and not isinstance(self.flip, bool):
-            raise UserError(f"flip is {self.flip!r}; it is true or false")
+        for key in ("flip", "grey"):
+            value = getattr(self, key)
+            if value is not None and not isinstance(value, bool):
+                raise UserError(f"{key} is {value!r}; it is true or false")
 
 
 def load_data(spec: str | Data) -> Data:
@@ -120,27 +127,38 @@ def _finished(data: Data, common: Common) -> Data:
     """``data`` with the options applied that all data sets have."""
     train = _subset(data.train, common.train, "train", common.seed)
     test = _subset(data.test, common.test, "test", common.seed)
-    if common.size:
-        train = Split(resized(train.inputs, common.size), train.labels)
-        test = Split(resized(test.inputs, common.size), test.labels)
-    if common.crop:
-        train = Split(cropped(train.inputs, common.crop), train.labels)
-        test = Split(cropped(test.inputs, common.crop), test.labels)
+    train, test = _shaped(train, common), _shaped(test, common)
     mean, std = data.mean, data.std
+    if train.inputs.shape[1] != data.train.inputs.shape[1]:
+        mean, std = (), ()  # of channels that are no more
     if common.normalize is not None or not (mean and std):
         how = "data" if common.normalize is None else str(common.normalize)
         train = Split(ordered(how, train.inputs), train.labels)
         test = Split(ordered(how, test.inputs), test.labels)
         mean, std = moments(how, train.inputs)
+    data = replace(data, train=train)
+    if common.labels is not None:
+        data = forgotten(data, common.labels, common.seed)
     return replace(
         data,
-        train=train,
         test=test,
         mean=mean,
         std=std,
         shift=data.shift if common.shift is None else common.shift,
         flip=data.flip if common.flip is None else common.flip,
     )
+
+
+def _shaped(split: Split, common: Common) -> Split:
+    """Pictures with the channels and sides that the options say."""
+    inputs = split.inputs
+    if common.grey:
+        inputs = grey(inputs)
+    if common.size:
+        inputs = resized(inputs, common.size)
+    if common.crop:
+        inputs = cropped(inputs, common.crop)
+    return Split(inputs, split.labels)
 
 
 def _subset(split: Split, count: int | None, name: str, seed: int) -> Split:

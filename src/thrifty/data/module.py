@@ -19,8 +19,9 @@ def module(location: str, *, seed: int = 0, size: int | None = None, **options: 
 
     The current directory can be imported from.  The callable returns a Data, or
     (x_train, y_train, x_test, y_test) as a tuple or by these names in a dictionary, with
-    arrays as in ``npz``.  Options that all data sets have are applied to the result and not
-    passed on, but for ``seed`` and ``size``, which it gets if it takes them by that name.
+    arrays as in ``npz``, ``x_unlabeled`` too.  Options that all data sets have are applied to
+    the result and not passed on, but for ``seed`` and ``size``, which it gets if it takes them
+    by that name.
 
     Args:
         location: ``package.module:callable``.

@@ -22,7 +22,8 @@ def npz(location: str, *, layout: str = "", seed: int = 0) -> Data:
     """An archive of x_train, y_train, x_test, y_test, or of x and y to be split 80/20.
 
     Inputs are (n, height, width), (n, height, width, channels), (n, channels, height, width),
-    uint8 or floating, or (n, features); labels are one integer a row.
+    uint8 or floating, or (n, features); labels are one integer a row.  Training inputs without a
+    label, for a teacher to tell of, are x_unlabeled, beside the others or instead of x_train.
 
     Args:
         location: the file.

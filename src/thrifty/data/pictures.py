@@ -23,6 +23,7 @@ from thrifty.errors import MissingExtra, UserError
 
 LARGEST = 8 * 2**30  # bytes of one data set in memory
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+RED, GREEN, BLUE = 19595, 38470, 7471  # of 65,536: 0.299, 0.587 and 0.114
 CIFAR = (3, 32, 32)  # for pictures of this shape crops by 4 pixels and mirroring are customary
 
 
@@ -120,6 +121,31 @@ def same_channels(train: Split, test: Split) -> tuple[Split, Split]:
     """If only one of the two has colour, give the other three equal channels."""
     most = max(train.inputs.shape[1], test.inputs.shape[1])
     return _spread(train, most), _spread(test, most)
+
+
+def grey(inputs: Tensor) -> Tensor:
+    """Pictures (n, channels, height, width) with one channel, as ITU-R 601 weighs red, green, blue.
+
+    Bytes are rounded as Pillow and torchvision round them, so that the result is theirs.
+    """
+    if inputs.dim() != 4 or inputs.shape[1] not in (1, 3):
+        raise UserError(
+            f"grey=true is for pictures of 1 or 3 channels, and these inputs are "
+            f"{tuple(inputs.shape)}; leave grey out"
+        )
+    if inputs.shape[1] == 1:
+        return inputs
+    whole = inputs.new_empty((len(inputs), 1, *inputs.shape[2:]))
+    for start in range(0, len(inputs), 1024):
+        part = inputs[start : start + 1024]
+        if inputs.dtype == torch.uint8:
+            red, green, blue = part.int().unbind(1)
+            one = (RED * red + GREEN * green + BLUE * blue + (1 << 15)) >> 16
+        else:
+            red, green, blue = part.unbind(1)
+            one = (RED * red + GREEN * green + BLUE * blue) / (1 << 16)
+        whole[start : start + 1024, 0] = one
+    return whole
 
 
 def resized(inputs: Tensor, size: int) -> Tensor:

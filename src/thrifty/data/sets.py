@@ -14,6 +14,9 @@ from torch import Tensor
 
 from thrifty.registry import Registry
 
+UNLABELED = -1
+"""The label of an input that has none."""
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -21,7 +24,7 @@ class Split:
 
     Args:
         inputs: (n, channels, height, width) uint8 for pictures, else float32 (n, ...).
-        labels: (n,) int64.
+        labels: (n,) int64; :data:`UNLABELED` where an input has none, see ``Data.unlabeled``.
     """
 
     inputs: Tensor
@@ -48,6 +51,8 @@ class Data:
         shift: augmentation: random crop after zero padding by so many pixels.
         flip: augmentation: mirror left-right half of the time.
         class_names: one for each class, or none.
+        unlabeled: whether training inputs may be without a label, for a teacher to tell of them;
+            if not, such a label is a mistake.  Test inputs all have one.
     """
 
     name: str
@@ -59,11 +64,20 @@ class Data:
     shift: int = 0
     flip: bool = False
     class_names: tuple[str, ...] = ()
+    unlabeled: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one input, such as (1, 8, 8)."""
         return tuple(self.train.inputs.shape[1:])
+
+    @cached_property
+    def labeled(self) -> Split:
+        """The training inputs that have a label."""
+        if not self.unlabeled:
+            return self.train
+        known = self.train.labels != UNLABELED
+        return Split(self.train.inputs[known], self.train.labels[known])
 
     @cached_property
     def digest(self) -> str:

@@ -4,12 +4,14 @@
 numpy (NEP 19), so a subset named in a recipe means the same rows for good.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thrifty.data.sets import Split
+from thrifty.data.sets import UNLABELED, Data, Split
 from thrifty.errors import UserError
 
 Rows = NDArray[np.int64]
@@ -65,6 +67,23 @@ def rows_of(split: Split, rows: Rows) -> Split:
     """The given rows, copied, so that the others can be freed."""
     index: Tensor = torch.from_numpy(rows)
     return Split(split.inputs[index], split.labels[index])
+
+
+def forgotten(data: Data, count: int, seed: int) -> Data:
+    """``data`` with the labels of a random ``count`` training inputs, and none for the others.
+
+    Raises:
+        UserError: fewer than ``count`` have a label.
+    """
+    labels = data.train.labels
+    known = np.flatnonzero(labels.numpy() != UNLABELED)
+    if count > len(known):
+        raise UserError(f"labels={count} asks for more than the {len(known)} labels there are")
+    kept = torch.full_like(labels, UNLABELED)
+    if count:
+        rows = torch.from_numpy(known[spread(labels.numpy()[known], count, seed)])
+        kept[rows] = labels[rows]
+    return replace(data, train=Split(data.train.inputs, kept), unlabeled=True)
 
 
 def _by_class(labels: Rows, seed: int) -> Rows:

@@ -6,30 +6,36 @@ for bit the run that was not interrupted.
 """
 
 import contextlib
-import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from thrifty.data import Data, Split, augment
+from thrifty.data import Data, Split
 from thrifty.errors import Diverged
-from thrifty.files import written
 from thrifty.pruning.gates import Gate
-from thrifty.pruning.masks import Masks
 from thrifty.shown import Shown
-from thrifty.training import losses
+from thrifty.training import distributed, graphs, losses
+from thrifty.training.averaging import Average
+from thrifty.training.batches import Batch, batches, check, steps_an_epoch
+from thrifty.training.batches import derive as derive
+from thrifty.training.checkpoints import Checkpoints
+from thrifty.training.checkpoints import Held as Held
+from thrifty.training.crew import Alone, Rates
+from thrifty.training.memory import large_go_back
 from thrifty.training.plan import Plan, lr_share, step_size
 from thrifty.training.recovery import recalibrate
 from thrifty.training.stepper import Stepper
+from thrifty.training.teachers import Teacher as Teacher
+from thrifty.training.teachers import check_labels
 
 Event = Callable[[dict[str, Any]], None]
-Held = Mapping[str, Tensor] | None
 Ramp = Callable[[float, Held], Held]
 """(progress 0..1, masks held now) -> masks to hold from now on, ``None`` for no change."""
 
@@ -47,6 +53,14 @@ class Log(Shown):
         """Time of all epochs."""
         return sum(epoch["seconds"] for epoch in self.epochs)
 
+    @property
+    def speed(self) -> dict[str, float]:
+        """``inputs_per_second`` over all epochs; nothing, if there was none."""
+        if not self.seconds:
+            return {}
+        inputs = sum(epoch["seconds"] * epoch["inputs_per_second"] for epoch in self.epochs)
+        return {"inputs_per_second": inputs / self.seconds}
+
     def to_dict(self) -> dict[str, Any]:
         """The epochs."""
         return {"epochs": self.to_rows()}
@@ -54,15 +68,6 @@ class Log(Shown):
     def to_rows(self) -> list[dict[str, Any]]:
         """A row an epoch."""
         return [dict(e) for e in self.epochs]
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A network to stay close to: (1 - weight) * task + weight * distillation."""
-
-    model: nn.Module
-    weight: float = 0.9
-    temperature: float = 4.0
 
 
 def train(
@@ -88,131 +93,162 @@ def train(
         seed: decides the order of inputs, augmentation and dropout.
         lr_of: learning rate by progress 0..1, instead of the plan's schedule.
         ramp: masks by progress 0..1, for pruning while training; asked at most 100 times.
-        teacher: a network to stay close to.
+        teacher: a network to stay close to; without one, some inputs need labels.
         gate: trained with the network, to which it must be attached; it is not folded here.
         checkpoint: file to resume from and to save to, at ends of epochs.
         checkpoint_seconds: least time between two saves.
         tell: called with a dictionary of figures, about once a second.
 
     Raises:
+        UserError: the plan asks for augmentation of pictures and the inputs are none, the
+            checkpoint is of another plan, or there is nothing to learn.
         Diverged: the loss or a weight is NaN or infinite; the model is put back to where the
             epoch began, and the checkpoint on disk is the last good one.
     """
     if plan.epochs == 0:
         return Log(masks=masks)
+    check_labels(data, None if teacher is None else teacher.share)
+    check(data, plan)
+    rate = lr_of or (lambda p: plan.lr * lr_share(plan.schedule, p, plan.warmup))
+    steps = steps_an_epoch(data.train, plan)
+    crew = distributed.crew()
+    crew.begin(
+        {
+            "model": model,
+            "data": data,
+            "plan": plan,
+            "masks": None if masks is None else dict(masks),
+            "seed": seed,
+            "lr_of": Rates.of(rate, steps * plan.epochs),
+            "teacher": teacher,
+            "gate": gate,
+            "ramps": ramp is not None,
+        }
+    )
+    disk = Checkpoints(checkpoint, checkpoint_seconds)
+    with graphs.checkpointing(model, plan.checkpointing):
+        return _train(model, data, plan, crew, masks, seed, rate, ramp, teacher, gate, disk, tell)
+
+
+def _train(
+    model: nn.Module,
+    data: Data,
+    plan: Plan,
+    crew: Alone,
+    masks: Held,
+    seed: int,
+    rate: Callable[[float], float],
+    ramp: Ramp | None,
+    teacher: Teacher | None,
+    gate: Gate | None,
+    disk: Checkpoints,
+    tell: Event | None,
+) -> Log:
     if plan.channels_last:
         channels_last(model, data)
     device = next(model.parameters()).device
+    large_go_back(model, device)
     split = Split(data.train.inputs.to(device), data.train.labels.to(device))
-    rate = lr_of or (lambda p: plan.lr * lr_share(plan.schedule, p, plan.warmup))
-    steps = max(1, len(split) // plan.batch)
-    first, rows = 0, list[dict[str, float]]()
-    held = masks if masks is not None else ramp(0.0, None) if ramp else None
+    steps = steps_an_epoch(split, plan)
+    held = masks
+    if masks is None and ramp is not None:
+        held = crew.told(partial(ramp, 0.0, None))
     spared = gate.variables(model).values() if gate is not None else ()
     stepper = Stepper(model, plan, held, undecayed=spared)
-    if checkpoint is not None and checkpoint.exists():
-        first, rows, held = _load(checkpoint, model, stepper, held)
+    average = Average(plan.average, model, steps, plan.epochs) if plan.average else None
+    first, rows, held = disk.load(model, stepper, held, average, crew.told)
+    network = crew.network(graphs.network(model, plan, tell), gate is not None)
     every = max(1, steps * plan.epochs // 100)
-    saved = told = time.monotonic()
+    told = time.monotonic()
     for epoch in range(first, plan.epochs):
-        began = time.monotonic()
         backup = {k: v.clone() for k, v in model.state_dict().items()}
-        lost = right = seen = 0.0
+        seen = _Seen(device)
         model.train()
-        for step, (inputs, labels) in enumerate(_batches(data, split, plan, seed, epoch)):
+        parts = crew.parts(batches(data, split, plan, seed, epoch), seed, epoch)
+        for step, (batch, inputs) in enumerate(parts):
             number = epoch * steps + step
             progress = number / (steps * plan.epochs)
-            if ramp is not None and number % every == 0 and (new := ramp(progress, held)):
-                held = new
-                stepper.hold(held)
+            lr = rate(progress)
+            if ramp is not None and number % every == 0:
+                new = crew.told(partial(ramp, progress, held))
+                if new:
+                    held = new
+                    stepper.hold(held)
             stepper.zero_grad()
             with _precision(plan, device):
-                outputs = model(inputs)
-            loss = losses.task(outputs, labels, plan.label_smoothing)
-            if teacher is not None:
-                with torch.no_grad(), _precision(plan, device):
-                    aim = teacher.model(inputs)
-                gap = losses.distillation(outputs, aim, teacher.temperature)
-                loss = (1 - teacher.weight) * loss + teacher.weight * gap
+                outputs = network(batch.inputs)
+                loss = losses.task(outputs, batch.labels, plan.label_smoothing, batch.targets)
+                loss = crew.task(loss)
+                if teacher is not None:
+                    loss = teacher.loss(outputs, batch, loss, progress)
+            loss = crew.loss(loss)
             if gate is not None and (penalty := gate.penalty(model, progress)) is not None:
                 loss = loss + penalty
             loss.backward()  # type: ignore[no-untyped-call]
-            if not math.isfinite(value := float(loss.detach())):
+            crew.reduce(model)
+            value = crew.mean(loss.detach())
+            if not math.isfinite(value):
                 model.load_state_dict(backup)
-                raise Diverged(
-                    f"the loss became {value} in epoch {epoch + 1}, step {step + 1} of {steps}, at "
-                    f"a learning rate of {rate(progress):.4g}; lower the learning rate, add "
-                    f"warmup, or set clip; the weights are those from before this epoch"
-                )
+                where = f", step {step + 1} of {steps}"
+                raise _diverged(f"the loss became {value}", epoch, lr, where)
             if gate is not None:
                 gate.after_backward(model)
-            stepper.step(rate(progress))
+            stepper.step(lr)
             if gate is not None:
-                gate.after_step(model, step_size(plan, rate(progress)), progress)
+                gate.after_step(model, step_size(plan, lr), progress)
                 stepper.clear_held()
-            lost += value * len(labels)
-            right += float((outputs.detach().argmax(1) == labels).sum())
-            seen += len(labels)
+            if average is not None:
+                average.after_step(number + 1)
+            seen.add(value, outputs.detach(), batch, inputs)
             if tell is not None and time.monotonic() - told > 1.0:
                 told = time.monotonic()
                 done = progress + 1 / (steps * plan.epochs)
-                tell(
-                    {
-                        "progress": done,
-                        "epoch": epoch + 1,
-                        "loss": lost / seen,
-                        "accuracy": right / seen,
-                    }
-                )
-        if ramp is not None and epoch == plan.epochs - 1 and (new := ramp(1.0, held)):
-            held = new
-            stepper.hold(held)
-        _check_weights(model, epoch, backup)
-        took = time.monotonic() - began
-        rows.append(
-            {
-                "epoch": epoch + 1,
-                "loss": lost / seen,
-                "accuracy": right / seen,
-                "lr": rate((epoch * steps) / (steps * plan.epochs)),
-                "seconds": took,
-                "inputs_per_second": seen / took,
-            }
-        )
-        if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
-            saved = time.monotonic()
-            _save(checkpoint, epoch + 1, rows, model, stepper, held)
+                tell({"progress": done, "epoch": epoch + 1, **seen.means()})
+        if ramp is not None and epoch == plan.epochs - 1:
+            new = crew.told(partial(ramp, 1.0, held))
+            if new:
+                held = new
+                stepper.hold(held)
+        crew.level(model)
+        _check_weights(model, epoch, rate(progress), backup)
+        rows.append(seen.row(epoch + 1, rate(epoch / plan.epochs), crew))
+        crew.told(partial(disk.save, epoch + 1, rows, model, stepper, held, average))
+    if average is not None:
+        average.settle()
     stepper.release()
-    if plan.recalibrate:
+    if crew.rank == 0 and (plan.recalibrate or average is not None):
         recalibrate(model, data, augmented=plan.augment)
     model.eval()
     return Log(rows, held)
 
 
-def derive(seed: int, *words: object) -> int:
-    """A seed for one purpose, decided by ``seed`` and the words that name the purpose."""
-    text = ":".join(map(str, (seed, *words)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+class _Seen:
+    """What the network answered in an epoch so far."""
 
+    def __init__(self, device: torch.device):
+        self.began = time.monotonic()
+        self.lost, self.inputs = 0.0, 0
+        self._right, self._labeled = torch.zeros(2, dtype=torch.int64, device=device)
 
-def _batches(
-    data: Data, split: Split, plan: Plan, seed: int, epoch: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Prepared, augmented batches of one epoch; a last batch that is not full is left out."""
-    torch.manual_seed(derive(seed, "layers", epoch))
-    order = torch.Generator().manual_seed(derive(seed, "order", epoch))
-    turns = torch.Generator(split.inputs.device).manual_seed(derive(seed, "augment", epoch))
-    index = torch.randperm(len(split), generator=order).to(split.inputs.device)
-    picture = plan.channels_last and split.inputs.dim() == 4
-    full = max(1, len(split) // plan.batch)
-    for piece in torch.split(index, plan.batch)[:full]:
-        inputs = split.inputs[piece]
-        if plan.augment and (data.shift or data.flip):
-            inputs = augment(inputs, data.shift, data.flip, turns)
-        inputs = data.prepare(inputs)
-        if picture:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        yield inputs, split.labels[piece]
+    def add(self, loss: float, outputs: Tensor, batch: Batch, inputs: int) -> None:
+        """Take a step into account: mean loss, logits (n, classes), inputs of all processes."""
+        self.lost += loss * inputs
+        self.inputs += inputs
+        self._right += (outputs.argmax(1) == batch.labels).sum()
+        self._labeled += (batch.labels != losses.UNLABELED).sum()
+
+    def means(self) -> dict[str, float]:
+        """Loss an input, the share of those with a label that was answered right, and speed."""
+        accuracy = float(self._right) / max(1, int(self._labeled))
+        speed = self.inputs / max(1e-9, time.monotonic() - self.began)
+        return {"loss": self.lost / self.inputs, "accuracy": accuracy, "inputs_per_second": speed}
+
+    def row(self, epoch: int, lr: float, crew: Alone) -> dict[str, float]:
+        """The row of the epoch in the log, which is over: of all processes."""
+        self._right, self._labeled = crew.total(torch.stack([self._right, self._labeled]))
+        means, took = self.means(), time.monotonic() - self.began
+        speed = {"seconds": took, "inputs_per_second": means.pop("inputs_per_second")}
+        return {"epoch": epoch, **means, "lr": lr, **speed}
 
 
 def _precision(plan: Plan, device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -228,44 +264,16 @@ def channels_last(model: nn.Module, data: Data) -> None:
         to(memory_format=torch.channels_last)
 
 
-def _check_weights(model: nn.Module, epoch: int, backup: dict[str, Tensor]) -> None:
+def _check_weights(model: nn.Module, epoch: int, lr: float, backup: dict[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter.detach()).all()):
             bad = int((~torch.isfinite(parameter.detach())).sum())
             model.load_state_dict(backup)
-            raise Diverged(
-                f"{bad} weights of {name} became NaN or infinite in epoch {epoch + 1}; lower the "
-                f"learning rate, add warmup, or set clip; the weights are those from before it"
-            )
+            raise _diverged(f"{bad} weights of {name} became NaN or infinite", epoch, lr)
 
 
-def _save(
-    path: Path,
-    epochs: int,
-    rows: list[dict[str, float]],
-    model: nn.Module,
-    stepper: Stepper,
-    masks: Held,
-) -> None:
-    state = {
-        "epochs": epochs,
-        "rows": rows,
-        "model": {k: v.clone() for k, v in model.state_dict().items()},
-        "optimizer": stepper.optimizer.state_dict(),
-        "masks": dict(masks) if masks is not None else None,
-    }
-    with written(path) as temporary:
-        torch.save(state, temporary)
-
-
-def _load(
-    path: Path, model: nn.Module, stepper: Stepper, masks: Held
-) -> tuple[int, list[dict[str, float]], Held]:
-    device = next(model.parameters()).device
-    state = torch.load(path, map_location=device, weights_only=True)
-    model.load_state_dict(state["model"])
-    stepper.optimizer.load_state_dict(state["optimizer"])
-    if state["masks"] is not None:
-        masks = Masks(state["masks"])
-        stepper.hold(masks)
-    return state["epochs"], state["rows"], masks
+def _diverged(what: str, epoch: int, lr: float, step: str = "") -> Diverged:
+    return Diverged(
+        f"{what} in epoch {epoch + 1}{step}, at a learning rate of {lr:.4g}; lower the learning "
+        f"rate, add warmup, or set clip; the weights are those from before this epoch"
+    )

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from thrifty.training.distillation import Taught
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -19,6 +21,18 @@ def known_gate(spec: str) -> str:
     from thrifty.registry import parse_spec
 
     GATES.get(parse_spec(spec).name)
+    return spec
+
+
+def known_average(spec: str) -> str:
+    """``spec``, which says how weights are averaged.
+
+    Raises:
+        UserError: no average has that name or option, or its value makes no sense.
+    """
+    from thrifty.training.averaging import rule_of
+
+    rule_of(spec)
     return spec
 
 
@@ -49,15 +63,41 @@ class Plan(BaseModel):
     """Largest norm of the gradient; off by default."""
     augment: bool = True
     """Shift and mirror the pictures as the data set says."""
+    randaugment: Annotated[int, Field(ge=0, le=20)] = 0
+    """Operations that each picture goes through (rotate, shear, solarize, color, ...), drawn by
+    lot; 2 is usual.  For pictures of bytes."""
+    magnitude: Annotated[float, Field(ge=0, le=30)] = 9.0
+    """How strong the operations of ``randaugment`` are, 0..30."""
+    cutout: Annotated[int, Field(ge=0)] = 0
+    """Side in pixels of a square that is blanked in each picture; 16 is usual for 32x32."""
+    mixup: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Mix inputs, and their labels, two by two: in shares drawn from Beta(mixup, mixup) for each
+    batch.  0.2 is usual.  For inputs of any shape."""
+    cutmix: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Put a rectangle of one picture into another, and mix their labels, in shares drawn from
+    Beta(cutmix, cutmix) for each batch.  1 is usual; with mixup too, a batch gets one of them."""
     precision: Literal["f32", "bf16"] = "f32"
     """bf16 computes the network in bfloat16 where that is safe (autocast)."""
     channels_last: bool = True
     """Keep pictures and convolutions with channels last in memory; faster on most CPUs."""
+    compile: bool = False
+    """Compile the network for training (torch.compile), which takes a minute or more before the
+    first step; as it is where nothing can compile it.  Results differ by rounding."""
+    checkpointing: bool = False
+    """Compute activations again instead of keeping them, in networks that can (thriftynet): less
+    memory for a third more time."""
+    average: Annotated[str, AfterValidator(known_average)] | None = None
+    """Which average of the weights is the result: ``ema?decay=.999``, which follows them step by
+    step, or ``swa?start=.75``, the mean of those at the ends of the last quarter of the epochs.
+    Pruned weights stay zero; batch normalisation statistics are always measured anew."""
     recalibrate: bool = True
     """Measure batch normalisation statistics anew, on training inputs, when training ends."""
     gate: Annotated[str, AfterValidator(known_gate)] | None = None
     """Gate whose penalty a recipe trains the dense parent under: ``highway?strength=.01``.  It is
     not part of retraining; :func:`thrifty.train` is given a gate itself."""
+    distill: Taught | None = None
+    """Whom a recipe trains the dense parent by, besides the labels: ``{teacher: runs/large}``.  It
+    is not part of retraining; :func:`thrifty.train` is given a teacher itself."""
 
 
 def lr_share(schedule: str, progress: float, warmup: float = 0.0) -> float:
