@@ -32,7 +32,7 @@ Counted = Literal["both", "weights", "parameters", "all"]
 
 
 def look(
-    *sources: "str | Path | nn.Module",
+    *sources: "str | Path | nn.Module | Source",
     under: float | Sequence[float] = UNDER,
     counted: Counted = "both",
     fold_bn: bool = False,
@@ -52,7 +52,7 @@ def look(
         sources: files (``.safetensors``, ``.pt``, ``.h5``, ``.keras``, ``.onnx``, ``.npz``,
             ...), folders of them, ``hf:ORG/REPO``, networks by name (``resnet20``,
             ``torchvision:alexnet?weights=DEFAULT``, ``timm:NAME``, ``keras:NAME``,
-            ``package.module:factory``), or modules.
+            ``package.module:factory``), modules, or sources that are open.
         under: thresholds of |w|, at most 32, each counted once; a weight is under t if |w| < t,
             strictly.
         counted: which tensors: ``"weights"`` (of two axes or more), ``"parameters"``
@@ -136,7 +136,7 @@ def _told(error: UserError) -> str:
     return "\n".join(map(printable, str(error).split("\n")))
 
 
-def place_of(what: "str | Path | nn.Module") -> Place:
+def place_of(what: "str | Path | nn.Module | Source") -> Place:
     """Where the one network is that ``what`` stands for.
 
     Raises:
@@ -147,6 +147,8 @@ def place_of(what: "str | Path | nn.Module") -> Place:
         if len(found) != 1:
             raise UserError(f"{what} is {len(found)} networks; name one file of it")
         return found[0]
+    if isinstance(what, Source):
+        return Place(what.label, lambda: what)
     from thrifty.sources.formats.networks import of_module
 
     return Place(type(what).__name__, lambda: of_module(what, type(what).__name__))

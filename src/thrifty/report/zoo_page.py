@@ -22,6 +22,7 @@ from thrifty.report.zoo_charts import ZOO_REPORTS
 from thrifty.report.zoo_charts.layers import short
 from thrifty.report.zoo_marks import method_colors
 from thrifty.report.zoo_table import accuracy_cells, agreement_cells, csv_text, latex, level_rows
+from thrifty.report.zoo_weights import write_weights_report
 from thrifty.report.zoo_words import twin_sentences, zoo_sentences
 from thrifty.zoo.comparing import Comparison, compare
 from thrifty.zoo.predictions import Stored
@@ -87,7 +88,7 @@ def write_zoo_report(
     """Write the report of a zoo, and of its twins where there are any, into a folder.
 
     Only indices and stored predictions are read, and no weights, so that a zoo that is still
-    being trained can be reported.
+    being trained can be reported; of models whose accuracy was never measured, the weights.
 
     Args:
         original: the zoo.
@@ -112,6 +113,8 @@ def write_zoo_report(
     if twins is not None:
         _of_that_zoo(original, twins)
     first = original.index.to_dict()
+    if twins is None and len(original) and "test_accuracy" not in first:
+        return write_weights_report(original, Path(out), formats)
     second = None if twins is None else twins.index.to_dict()
     stored = [Stored(z.folder, z.index.to_dict()) for z in (original, twins) if z is not None]
     study = compare(
