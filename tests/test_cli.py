@@ -75,6 +75,7 @@ COMMANDS = [
     [],
     ["demo"],
     ["train"],
+    ["distill"],
     ["prune"],
     ["run"],
     ["validate"],

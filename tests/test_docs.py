@@ -11,7 +11,12 @@ import thrifty
 from thrifty.cli import app
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md"]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "results" / "README.md",
+    ROOT / "docs" / "training.md",
+]
 
 
 def blocks(kind: str) -> list[tuple[str, str]]:

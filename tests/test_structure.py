@@ -49,6 +49,7 @@ FLOORS = {
     "surgeries": 6,
     "running": 6,
     "trainings": 6,
+    "distilling": 6,
     "progress": 6,
     "endings": 6,
     "listings": 6,

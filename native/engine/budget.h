@@ -77,6 +77,11 @@ class Taken {
     budget_.take(bytes, what);
     bytes_ += bytes;
   }
+  // Gives some of it back.
+  void less(std::size_t bytes) {
+    budget_.give(bytes);
+    bytes_ -= bytes;
+  }
   std::size_t bytes() const { return bytes_; }
 
  private:

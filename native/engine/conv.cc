@@ -243,26 +243,32 @@ class SparseConv : public ConvTask {
     }
     plan_.spend(weights_.count * 6 + times(blocks + std::size_t{3}, outputs) * 4 +
                 blocks * sizeof(std::size_t));
-    offsets_.reserve(weights_.count);
-    values_.reserve(weights_.count);
+    std::vector<std::int32_t> begins;
+    std::vector<std::uint16_t> offsets;
+    std::vector<float> values;
+    offsets.reserve(weights_.count);
+    values.reserve(weights_.count);
     std::vector<std::uint32_t> next(weights_.starts.begin(), weights_.starts.end() - 1);
     for (int b = 0; b < blocks; ++b) {
       const std::uint32_t limit =
           static_cast<std::uint32_t>(std::min(inputs, (b + 1) * block_)) * taps;
       for (int o = 0; o < outputs; ++o) {
-        starts_.push_back(static_cast<std::int32_t>(offsets_.size()));
+        begins.push_back(static_cast<std::int32_t>(offsets.size()));
         std::uint32_t& k = next[o];
         for (; k < weights_.starts[o + 1] && weights_.places[k] < limit; ++k) {
           const int input = weights_.places[k] / taps - b * block_;
           const Tap& tap = taps_[weights_.places[k] % taps];
           if (!tap.meets) continue;
-          offsets_.push_back(
+          offsets.push_back(
               static_cast<std::uint16_t>(input * from.plane() + (tap.at - corner_)));
-          values_.push_back(weights_.values[k]);
+          values.push_back(weights_.values[k]);
         }
       }
     }
-    starts_.push_back(static_cast<std::int32_t>(offsets_.size()));
+    begins.push_back(static_cast<std::int32_t>(offsets.size()));
+    starts_ = plan_.keep(std::move(begins));
+    offsets_ = plan_.keep(std::move(offsets));
+    values_ = plan_.keep(std::move(values));
     if (op_.groups > 1) {
       const int together = outputs / op_.groups;
       for (int o = 0; o < outputs; ++o) {
@@ -298,9 +304,9 @@ class SparseConv : public ConvTask {
   std::vector<Place> tiles_;
   std::vector<SparseKernel> kernels_;
   std::vector<std::size_t> blocks_, group_starts_;
-  std::vector<std::int32_t> starts_;
-  std::vector<std::uint16_t> offsets_;
-  std::vector<float> values_;
+  Table<std::int32_t> starts_;
+  Table<std::uint16_t> offsets_;
+  Table<float> values_;
   std::vector<std::vector<int>> bounds_;
 };
 
@@ -389,10 +395,10 @@ class DenseConv : public ConvTask {
     const std::size_t all =
         static_cast<std::size_t>(padded) * op_.groups * weights_.inputs * used.size();
     plan_.spend(all * sizeof(float));
-    packed_.assign(all, 0.0f);
+    std::vector<float> packed(all, 0.0f);
     for (int o = 0; o < weights_.outputs; ++o) {
       const int group = o / together, place = o % together;
-      float* panel = packed_.data() +
+      float* panel = packed.data() +
                      (static_cast<std::size_t>(group) * padded + place / block_ * block_) *
                          weights_.inputs * used.size() + place % block_;
       const auto put = [&](int input, int tap, float value) {
@@ -414,6 +420,7 @@ class DenseConv : public ConvTask {
         }
       }
     }
+    packed_ = plan_.keep(std::move(packed));
   }
 
   // Tiles of one size; the last of a row or column overlaps the one before and does part of its
@@ -432,7 +439,7 @@ class DenseConv : public ConvTask {
   std::vector<Place> tiles_;
   DenseKernel kernel_ = nullptr;
   std::vector<std::uint32_t> offsets_;
-  std::vector<float> packed_;
+  Table<float> packed_;
 };
 
 }  // namespace

@@ -90,6 +90,15 @@ void Net::add(OpSpec op, const float* weight, std::size_t size) {
   weights.push_back(std::move(made));
 }
 
+// Of equal tables one, whose memory is taken once; it has been taken for `made`.
+template <class T>
+Table<T> Net::keep(std::vector<T> made) {
+  bool found = false;
+  Table<T> table = shared.keep(std::move(made), &found);
+  if (found) taken_.less(table.size() * sizeof(T));
+  return table;
+}
+
 // The weights that are not zero, or all where that is faster; the bias is filled up.
 Weights Net::kept(OpSpec& op, const float* weight, std::size_t size) {
   Weights made;
@@ -106,23 +115,28 @@ Weights Net::kept(OpSpec& op, const float* weight, std::size_t size) {
   const bool shares = made.outputs / op.groups >= 4 || row <= 1;
   if (made.density() >= kDense && shares) {
     taken_.more(all * sizeof(float), op.name);
-    made.whole.assign(weight, weight + all);
+    made.whole = keep(std::vector<float>(weight, weight + all));
     return made;
   }
-  taken_.more(made.count * 8 + std::size_t(made.outputs) * 4, op.name);
-  made.starts.reserve(made.outputs + std::size_t{1});
-  made.places.reserve(made.count);
-  made.values.reserve(made.count);
+  taken_.more(made.count * 8 + (std::size_t(made.outputs) + 1) * 4, op.name);
+  std::vector<std::uint32_t> starts, places;
+  std::vector<float> values;
+  starts.reserve(made.outputs + std::size_t{1});
+  places.reserve(made.count);
+  values.reserve(made.count);
   for (int o = 0; o < made.outputs; ++o) {
-    made.starts.push_back(static_cast<std::uint32_t>(made.places.size()));
+    starts.push_back(static_cast<std::uint32_t>(places.size()));
     for (std::size_t i = 0; i < row; ++i) {
       const float w = weight[o * row + i];
       if (w == 0) continue;
-      made.places.push_back(static_cast<std::uint32_t>(i));
-      made.values.push_back(w);
+      places.push_back(static_cast<std::uint32_t>(i));
+      values.push_back(w);
     }
   }
-  made.starts.push_back(static_cast<std::uint32_t>(made.places.size()));
+  starts.push_back(static_cast<std::uint32_t>(places.size()));
+  made.starts = keep(std::move(starts));
+  made.places = keep(std::move(places));
+  made.values = keep(std::move(values));
   return made;
 }
 

@@ -14,6 +14,7 @@
 #include "budget.h"
 #include "kernels.h"
 #include "pool.h"
+#include "shared.h"
 
 namespace thrifty::engine {
 
@@ -57,10 +58,10 @@ struct OpSpec {
 // Weights of a convolution or a linear layer as they are kept: the nonzero ones in order, or all.
 struct Weights {
   int outputs = 0, inputs = 0, taps = 1;   // inputs of one group
-  std::vector<std::uint32_t> starts;       // of each output
-  std::vector<std::uint32_t> places;       // input * taps + tap
-  std::vector<float> values;
-  std::vector<float> whole;                // [output][input][tap], where most are not zero
+  Table<std::uint32_t> starts;             // of each output
+  Table<std::uint32_t> places;             // input * taps + tap
+  Table<float> values;
+  Table<float> whole;                      // [output][input][tap], where most are not zero
   std::size_t count = 0;                   // that are not zero
   double density() const {
     const double all = double(outputs) * inputs * taps;
@@ -112,12 +113,15 @@ class Net {
 
   std::vector<OpSpec> ops;
   std::vector<Weights> weights;  // one an op
+  mutable Shared shared;         // of the weights and of the plans, under the mutex of these
 
  private:
   void check(const OpSpec& op) const;
   void check_window(const OpSpec& op) const;
   void check_steps(const OpSpec& op) const;
   void check_places(const OpSpec& op) const;
+  template <class T>
+  Table<T> keep(std::vector<T> made);
   Weights kept(OpSpec& op, const float* weight, std::size_t size);
   const Plan& plan(int images);
   const Plan* plan_within_budget(int images);

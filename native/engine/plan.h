@@ -88,6 +88,14 @@ class Plan {
 
   // Takes memory for a table from the budget, before it is made.
   void spend(std::size_t bytes) const;
+  // Of tables with the same contents one; what was spent on others is given back.
+  template <class T>
+  Table<T> keep(std::vector<T> made) const {
+    bool found = false;
+    Table<T> table = net.shared.keep(std::move(made), &found);
+    if (found) taken_.less(table.size() * sizeof(T));
+    return table;
+  }
 
   // Context for one group at a time, from a pool of them.
   std::unique_ptr<Context> take(int threads) const;

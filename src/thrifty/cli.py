@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError
 
 from thrifty import __version__
 from thrifty.benching import bench
+from thrifty.distilling import distill
 from thrifty.endings import end
 from thrifty.errors import UserError
 from thrifty.exports import export
@@ -325,6 +326,7 @@ def pick(
 _listings = (criteria, methods, gates, allocations, nets, datasets, sources, recipes_app)
 for _command in (
     train,
+    distill,
     groups,
     shrink,
     pack,

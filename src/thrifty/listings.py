@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 
 from thrifty.errors import UnknownName, UserError
 from thrifty.registry import first_line, suggest
-from thrifty.shown import columns
+from thrifty.shown import columns, to_json
 
 Where = Annotated[
     bool, Parameter(negative="", show_default=False, help="Show the file that defines each.")
@@ -44,11 +44,33 @@ def allocations() -> None:
     print(columns({name: first_line(how) for name, how in ALLOCATIONS.items()}))
 
 
-def nets(*, where: Where = False) -> None:
-    """List the built-in networks."""
+def nets(
+    *,
+    where: Where = False,
+    describe: str | None = None,
+    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+) -> None:
+    """List the built-in networks, or describe one of them.
+
+    Example: ``thrifty nets --describe 'thriftynet?budget=40k&mode=classic'``
+
+    Parameters
+    ----------
+    describe
+        A network, with options if need be: what it is, what it takes, what its layers cost.
+    json
+        The description as JSON.
+    """
+    if describe is not None:
+        from thrifty.nets.describing import describe as described
+
+        found = described(describe)
+        return print(to_json(found.to_dict()) if json else found)
+    if json:
+        raise UserError("--json is for a description; give a network: --describe resnet20 --json")
     from thrifty.nets import NETS
 
-    _list(NETS, where)
+    return _list(NETS, where)
 
 
 def datasets(*, where: Where = False) -> None:

@@ -109,6 +109,7 @@ class Bars(Plain):
             note = f"sparsity {event['level']:g}" if event.get("level") else ""
             if "loss" in event:
                 note += f"  loss {event['loss']:.3f}  accuracy {100 * event['accuracy']:.1f} %"
+            note += speed(event)
             done = round(100 * event.get("progress", 0))
             self._progress.update(self._jobs[job], completed=done, note=note.strip())
 
@@ -131,8 +132,14 @@ def describe(event: Event) -> str:
     return (
         f"seed {event['seed']}  {event['method']}{level}:  "
         f"accuracy {100 * event['accuracy']:.2f} %  "
-        f"sparsity {100 * event['sparsity']:.2f} %  {event['bytes']:,} bytes"
+        f"sparsity {100 * event['sparsity']:.2f} %  {event['bytes']:,} bytes{speed(event)}"
     )
+
+
+def speed(event: Event) -> str:
+    """How fast a network is or was trained, in words; none, if the event does not tell."""
+    rate = event.get("inputs_per_second")
+    return f"  {rate:,.0f} samples/s" if rate else ""
 
 
 def view(quiet: bool = False, as_json: bool = False) -> Plain:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from thrifty.endings import whole
+from thrifty.errors import UserError
 from thrifty.registry import parse_spec
 from thrifty.shown import text_table, to_json
 
@@ -37,17 +38,46 @@ Workers = Annotated[
 Device = Annotated[
     str | None, Parameter(help="cpu, cuda, ...; a GPU if there is one.", group=_machine)
 ]
+Distributed = Annotated[
+    bool,
+    FLAG,
+    Parameter(help="Train by all processes of the torchrun that started this.", group=_machine),
+]
 
 
 def run_and_show(recipe: "Recipe", out: Path | None, as_json: bool, quiet: bool) -> None:
-    """Run a recipe and print its table, or all there is as JSON; write its report."""
+    """Run a recipe and print its table, or all there is as JSON; write its report.
+
+    Of several processes the first does all that, and the others train with it.
+
+    Raises:
+        UserError: one of several processes, and the recipe does not say that they belong together.
+    """
+    from thrifty.training import distributed
+
+    if recipe.machine.distributed:
+        distributed.together(
+            lambda: _run_and_show(recipe, out, as_json, quiet), recipe.machine.device
+        )
+    elif distributed.started():
+        raise UserError(
+            "torchrun started several processes, and each would do the same run; give "
+            "--distributed (machine.distributed=true) to train together, or start one process"
+        )
+    else:
+        _run_and_show(recipe, out, as_json, quiet)
+
+
+def _run_and_show(recipe: "Recipe", out: Path | None, as_json: bool, quiet: bool) -> None:
+    from thrifty.lab.executor import InProcess
     from thrifty.lab.run import run as run_recipe
     from thrifty.lab.store import Store
     from thrifty.progress import view
 
     folder = out or Path("runs") / run_name(recipe)
     with view(quiet) as tell:
-        front = run_recipe(recipe, folder, tell=tell)
+        alone = InProcess() if recipe.machine.distributed else None
+        front = run_recipe(recipe, folder, executor=alone, tell=tell)
     if as_json:
         print(to_json(front.to_dict() | {"run": str(folder)}), flush=True)
     else:

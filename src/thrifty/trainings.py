@@ -4,9 +4,11 @@ import math
 from typing import Annotated, Any
 
 from thrifty.errors import UserError
+from thrifty.registry import Spec, parse_spec
 from thrifty.running import (
     MANY,
     Device,
+    Distributed,
     Json,
     Out,
     Silent,
@@ -36,6 +38,7 @@ def train(
     *,
     data: str,
     epochs: Whole = 20,
+    budget: str | None = None,
     gate_cost: float | None = None,
     gate: str | None = None,
     seeds: Whole = 1,
@@ -46,6 +49,7 @@ def train(
     threads: Threads = None,
     workers: Workers = None,
     device: Device = None,
+    distributed: Distributed = False,
     json: Json = False,
     quiet: Silent = False,
 ) -> None:
@@ -64,6 +68,8 @@ def train(
         Data, as for ``thrifty prune``.
     epochs
         Epochs of training.
+    budget
+        What a network that can be of any size may cost: ``params=40k``.  For thriftynet.
     gate_cost
         Strength of the penalty on open gates of a highway network, such as 1e-2; 0 only measures
         them.
@@ -81,19 +87,48 @@ def train(
     from thrifty.lab.recipe import make, overridden
 
     values: dict[str, Any] = {
-        "model": net,
+        "model": budgeted(net, budget),
         "weights": weights,
         "data": data,
         "seeds": seeds,
-        "train": given(epochs=epochs, lr=lr, gate=_gate(gate_cost, gate)),
+        "train": given(epochs=epochs, lr=lr, gate=gate_given(gate_cost, gate)),
         "prune": {"method": []},
-        "machine": given(threads=threads, workers=workers, device=device),
+        "machine": given(threads=threads, workers=workers, device=device)
+        | ({"distributed": True} if distributed else {}),
     }
     recipe = make(overridden(values, set or ()), "thrifty train", OPTIONS)
     run_and_show(recipe, out, json, quiet)
 
 
-def _gate(cost: float | None, spec: str | None) -> str | None:
+def budgeted(net: str, budget: str | None) -> str:
+    """The network with a budget among its options.
+
+    Raises:
+        UserError: the budget cannot be read, or the network has no such option, or says it itself.
+    """
+    if budget is None:
+        return net
+    from thrifty.nets.budget import amount, takes_budget
+
+    of, _, text = budget.partition("=")
+    if of != "params" or not text:
+        raise UserError(
+            f"--budget {budget}: a network to train is budgeted by its parameters; write it as "
+            f"params=40k"
+        )
+    spec = parse_spec(net)
+    if not takes_budget(spec.name):
+        raise UserError(
+            f"--budget {budget}: {spec.name} has one size and takes no budget; give thriftynet, "
+            f"or prune to a budget: thrifty prune {spec.name} --budget {budget}"
+        )
+    if "budget" in spec.options:
+        raise UserError(f"{net} says a budget and so does --budget {budget}; give one of them")
+    amount(text)
+    return str(Spec(spec.name, {**spec.options, "budget": text}))
+
+
+def gate_given(cost: float | None, spec: str | None) -> str | None:
     """The gate to train with."""
     if cost is None:
         return spec

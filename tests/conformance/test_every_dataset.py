@@ -71,6 +71,24 @@ def function(folder):
     return "made_for_conformance:make"
 
 
+def usps_files(folder):
+    for name in ("usps", "usps.t"):
+        values = 2 * some_pixels(20, 256) / 255 - 1
+        lines = [
+            " ".join([str(i % 10 + 1), *(f"{p}:{v:.4f}" for p, v in enumerate(row, 1))])
+            for i, row in enumerate(values)
+        ]
+        (folder / name).write_text("\n".join(lines) + "\n")
+    return str(folder)
+
+
+def stl_files(folder):
+    for part in ("train", "test"):
+        some_pixels(20, 3, 96, 96).tofile(folder / f"{part}_X.bin")
+        (np.arange(20, dtype=np.uint8) % 10 + 1).tofile(folder / f"{part}_y.bin")
+    return str(folder)
+
+
 FIXTURES = {
     "digits": lambda folder: "",
     "fashion_mnist": idx_files,
@@ -80,6 +98,8 @@ FIXTURES = {
     "module": function,
     "npz": archive,
     "parquet": parquet_folder,
+    "stl10": stl_files,
+    "usps": usps_files,
 }
 
 

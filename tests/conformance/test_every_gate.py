@@ -16,6 +16,7 @@ from thrifty.errors import UserError
 from thrifty.nets import resolve
 from thrifty.pruning import prunable
 from thrifty.pruning.gates import GATES, Gate, gate
+from thrifty.pruning.gates.shortcuts import Shortcuts
 from thrifty.pruning.gates.units import by_unit
 from thrifty.training.loop import train
 from thrifty.training.plan import Plan
@@ -47,10 +48,17 @@ def highway() -> nn.Module:
     return resolve("highway?width=1&blocks=1", classes=10, shape=(1, 8, 8))
 
 
+def recursion() -> nn.Module:
+    torch.manual_seed(0)
+    spec = "thriftynet?filters=6&iterations=4&history=2&pool_every=2"
+    return resolve(spec, classes=10, shape=(1, 8, 8))
+
+
 NETWORKS: tuple[Callable[[], nn.Module], ...] = (
     lambda: network(False),
     lambda: network(True),
     highway,
+    recursion,
 )
 
 
@@ -130,29 +138,32 @@ def test_names_of_the_network_stay_while_it_is_attached(name):
 
 def test_scores_are_of_its_units_in_layers_that_may_be_pruned(trained):
     found, model, _ = trained
-    worth, layers = found.scores(model), prunable(model)
+    worth, layers = found.scores(model), dict(prunable(model))
     assert worth
+    if found.unit == "weight" and found.own_units(model) is not None:
+        layers = dict(model.named_parameters())  # it may be what no other method cuts
     assert set(worth) <= set(layers)
     for weight, values in worth.items():
         shape = layers[weight].shape
         assert values.shape == (shape[:1] if found.unit == "channel" else shape)
         assert bool(torch.isfinite(values).all())
         assert not values.requires_grad
+    if found.own_units(model) is not None:
+        return
     if found.unit == "weight":
         assert set(worth) == set(layers)
-    elif found.own_units(model) is None:
+    else:
         assert set(worth) >= {"0.weight", "3.weight"}
         assert list(layers)[-1] not in worth  # the output of the network
 
 
 def test_scores_of_layers_become_scores_of_the_units_of_all_groups(trained):
     found, model, build = trained
-    worth = found.scores(model)
-    if found.unit == "weight":
+    worth, own = found.scores(model), found.own_units(model)
+    if found.unit == "weight" and own is None:
         with pytest.raises(UserError, match="units of its own"):
             found.removed(model, find_groups(build(), some_inputs()[:2]), {})
         return
-    own = found.own_units(model)
     groups = own if own is not None else find_groups(build(), some_inputs()[:2])
     units = by_unit(groups, worth)
     for group in groups.free:
@@ -248,7 +259,10 @@ def test_a_resumed_training_is_the_uninterrupted_one(name, flat, digits, tmp_pat
 
 
 def test_its_penalty_does_something(name, digits):
-    """It lowers scores, or variables where scores are only relative to each other."""
+    """It lowers scores, or variables where scores are only relative to each other.
+
+    What it pulls to 0 or 1 gets nearer to one of them.
+    """
     sizes = []
     for strength in (0.05, 0.0):
         found, model, _ = attached(name, strength=strength)
@@ -256,6 +270,8 @@ def test_its_penalty_does_something(name, digits):
         worth: dict[str, torch.Tensor] = scores(found, model)
         if found.unit == "channel" and found.own_units(model) is None:
             worth = {k: v.detach().abs() for k, v in found.variables(model).items()}
+        if isinstance(found, Shortcuts):
+            worth = {k: torch.minimum(v, (1 - v).abs()) for k, v in worth.items()}
         sizes.append(sum(float(v.sum()) for v in worth.values()))
     assert sizes[0] < sizes[1]
 
@@ -274,3 +290,15 @@ def test_a_threshold_is_a_number_on_the_scale_of_scores_or_refused_with_a_reason
 def test_it_is_documented_with_its_source(name):
     assert GATES.summary(name)
     assert "http" in (GATES.get(name).__doc__ or "")
+
+
+@pytest.mark.parametrize("average", [None, "ema?decay=.9", "swa?start=.5"])
+def test_it_trains_in_bfloat16_and_with_averages(name, average, digits):
+    found, model, _ = attached(name)
+    plan = Plan(epochs=2, batch=16, precision="bf16", average=average, cutmix=1.0)
+    log = train(model, digits, plan, gate=found)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert all(bool(torch.isfinite(v).all()) for v in scores(found, model).values())
+    found.fold(model)
+    assert bool(torch.isfinite(model(some_inputs())).all())
+    assert log.epochs[-1]["loss"] > 0

@@ -11,7 +11,7 @@ from thrifty.errors import UserError
 from thrifty.nets import count_macs, resolve
 from thrifty.pruning import ALLOCATIONS, METHODS, Budget, Cut, cut, prunable, prune
 from thrifty.pruning.criteria import CRITERIA
-from thrifty.pruning.gates import gate, has_own_units
+from thrifty.pruning.gates import GATES, gate, has_own_units
 from thrifty.pruning.granularity import GRANULARITIES
 from thrifty.pruning.schedules import SCHEDULES, sparsity_at
 from thrifty.pruning.structured import prune_channels
@@ -23,6 +23,12 @@ EXAMPLE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 WEIGHTS = [name for name in METHODS.names() if METHODS.get(name).removes == "weights"]
 LEARNING = [name for name in WEIGHTS if METHODS.get(name).gate is not None]
 CHANNELS = [name for name in METHODS.names() if METHODS.get(name).removes == "channels"]
+PRICED = [
+    name
+    for name in CHANNELS
+    if (spec := METHODS.get(name).gate) is None or getattr(GATES.get(spec), "priced", True)
+]
+"""Those whose units take something, of which budgets are made."""
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +118,19 @@ def test_scores_that_no_cut_can_use_are_refused():
         cut(model, Cut(), 0.5, given={})
 
 
+OWN = {
+    "highway": "highway?width=1&blocks=1",
+    "shortcuts": "thriftynet?filters=6&iterations=4&history=2&pool_every=2",
+}
+"""Gate -> a network that has its units."""
+
+
 def normed(name: str = "") -> nn.Module:
     """A network that the method fits."""
     torch.manual_seed(0)
     spec = METHODS.get(name).gate if name else None
     if spec is not None and has_own_units(spec):
-        return resolve("highway?width=1&blocks=1", classes=10, shape=(1, 8, 8))
+        return resolve(OWN[spec], classes=10, shape=(1, 8, 8))
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1, bias=False),
         nn.BatchNorm2d(16),
@@ -131,7 +144,7 @@ def normed(name: str = "") -> nn.Module:
 
 
 @pytest.mark.parametrize("of", ["params", "macs", "bytes", "sparsity"])
-@pytest.mark.parametrize("name", CHANNELS)
+@pytest.mark.parametrize("name", PRICED)
 def test_it_meets_a_budget_within_a_unit_with_channels_that_are_gone(name, of, digits):
     model = normed(name)
     small = prune_channels(model, name, Budget(0.5, of=of), EXAMPLE, data=digits, round=1)
@@ -153,10 +166,18 @@ def test_it_meets_a_budget_within_a_unit_with_channels_that_are_gone(name, of, d
     )
 
 
+@pytest.mark.parametrize("name", sorted(set(CHANNELS) - set(PRICED)))
+def test_what_has_no_size_asks_for_a_threshold_instead_of_a_budget(name, digits):
+    for of in ("params", "macs", "bytes", "sparsity"):
+        with pytest.raises(UserError, match="give a threshold"):
+            prune_channels(normed(name), name, Budget(0.5, of=of), EXAMPLE, data=digits)
+
+
 @pytest.mark.parametrize("name", CHANNELS)
 def test_it_removes_the_same_channels_twice_over(name, digits):
+    budget = Budget(0.6) if name in PRICED else Budget(0.2, of="threshold")
     first, second = (
-        prune_channels(normed(name), name, 0.6, EXAMPLE, data=digits, seed=3).state_dict()
+        prune_channels(normed(name), name, budget, EXAMPLE, data=digits, seed=3).state_dict()
         for _ in range(2)
     )
     assert all(torch.equal(first[n], second[n]) for n in first)

@@ -50,6 +50,8 @@ def _indices(group: Group) -> list[tuple[str, int, int | Tensor]]:
     """(tensor, dimension, indices a unit has there), a number where all units have as many."""
     found: list[tuple[str, int, int | Tensor]] = []
     for member in group.members:
+        if member.dim < 0:  # no tensor gets smaller
+            continue
         each = torch.bincount(member.unit[member.unit >= 0], minlength=group.units)
         same = bool((each == each[0]).all())
         found.append((member.tensor, member.dim, int(each[0]) if same else each))

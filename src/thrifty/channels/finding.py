@@ -60,7 +60,12 @@ def _followed(model: nn.Module, found: Groups) -> Groups:
                 leader[f"{path}.{name}".lstrip("."), dim] = f"{path}.{leaf}".lstrip(".")
 
     def with_followers(group: Group) -> Group:
-        led = [m for m in group.members if (m.tensor, m.dim) in leader]
+        there = {(m.tensor, m.dim) for m in group.members}
+        led = [
+            m
+            for m in group.members
+            if (m.tensor, m.dim) in leader and (leader[m.tensor, m.dim], 0) not in there
+        ]
         more = (Member(leader[m.tensor, m.dim], 0, m.unit, "stat") for m in led)
         return group._replace(members=(*group.members, *more))
 

@@ -4,7 +4,8 @@ A channel whose filters are zero sends a constant: the shift of its norm through
 It is added to the bias of the layer that reads it, or taken from the running mean of the norm
 behind that.  At borders padded with zeros the constant was not there, so that a difference is
 left.  A channel that sends no constant, because a layer that is called twice reads two of them,
-or positions add something to it, cannot be removed without changing what is computed.
+or positions add something to it, cannot be removed without changing what is computed; their mean
+is folded where there is a place for it, and no bias is added for it.
 """
 
 import copy
@@ -73,16 +74,19 @@ def fold(
     buffers = dict(small.named_buffers())
     means = list(groups.norm_after.values())
     found = False
-    for (name, dim), (constants, _) in received(masked, groups, kept, example).items():
+    for (name, dim), (constants, steady) in received(masked, groups, kept, example).items():
+        path, mean = name.rpartition(".")[0], groups.norm_after.get(name)
+        into_mean = mean in buffers and means.count(mean) == 1
+        if not into_mean and modules[path].bias is None:  # a bias costs, so only for constants
+            constants = constants * steady.to(constants.device)
         if not bool(constants.any()):
             continue
         found = True
-        path = name.rpartition(".")[0]
         delta = _added(theirs[path], gone[name, dim], constants)
         rows = gone.get((name, 1 - dim))
         delta = delta[~rows.to(delta.device)] if rows is not None else delta
-        mean, module = groups.norm_after.get(name), modules[path]
-        if mean in buffers and means.count(mean) == 1:
+        module = modules[path]
+        if into_mean and mean is not None:
             buffers[mean] -= delta
         elif module.bias is not None:
             module.bias.add_(delta)

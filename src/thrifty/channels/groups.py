@@ -24,10 +24,11 @@ Kept = Mapping[str, Tensor]
 
 
 class Member(NamedTuple):
-    """One dimension of one tensor in a group."""
+    """One dimension of one tensor in a group, or all of its elements."""
 
     tensor: str
     dim: int
+    """-1: the elements, in the order of memory, which become zero and keep their place."""
     unit: Tensor
     """(size of the dimension,) int64: the unit that each index belongs to, -1 for none."""
     role: str
@@ -172,7 +173,7 @@ def grouped(trace: Trace) -> Groups:
     for atom, because in trace.ties.joins:
         joins[int(roots[atom])].append(because)
     built = [_group(trace, key[0], ids, rooted, whole, joins) for key, ids in sets.items()]
-    order = sorted(range(len(built)), key=lambda i: [*sets][i][0])
+    order = sorted(range(len(built)), key=lambda i: (*sets,)[i])  # of equal ones the free first
     named = _named([built[i] for i in order])
     unit_of = {
         root: (group.name, number)

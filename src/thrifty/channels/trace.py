@@ -22,6 +22,7 @@ from thrifty.channels.labels import Facets, row
 from thrifty.channels.modes import evaluating
 from thrifty.channels.ties import Ties
 from thrifty.errors import UserError
+from thrifty.nets.resizing import Narrowable
 
 SEALED = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 """Modules that take only tensors of the sizes they were built with."""
@@ -107,6 +108,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether multiply-adds count."""
         self.received: dict[str, list[Tensor]] = {}
         """Modules to watch -> every tensor that they were given."""
+        self.zeros: dict[int, tuple[int, Tensor]] = {}
+        """Tensors that were padded -> the dimension, and (size,) bool, True at zeros."""
 
     @property
     def ties(self) -> Ties:
@@ -214,7 +217,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def run(self, model: nn.Module, example: tuple[Any, ...]) -> Any:
         """``model(*example)``, followed; the model may be a copy whose tensors have facets."""
-        with torch.no_grad(), _unfused(), self._named(model):
+        with torch.no_grad(), _unfused(), self._named(model), _shown(model):
             for tensor in tensors_in(example):
                 self.feed(tensor)
             self.batch = _batch(example)
@@ -271,6 +274,19 @@ def traced(model: nn.Module, example: tuple[Any, ...]) -> Trace:
     if tracer.untouched:
         follow_training(tracer, model, example)
     return tracer.trace
+
+
+@contextlib.contextmanager
+def _shown(model: nn.Module) -> Iterator[None]:
+    """Modules that pick channels by a buffer do so even if it has them all."""
+    shown = [module for module in model.modules() if isinstance(module, Narrowable)]
+    for module in shown:
+        module.followed = True
+    try:
+        yield
+    finally:
+        for module in shown:
+            del module.followed
 
 
 @contextlib.contextmanager

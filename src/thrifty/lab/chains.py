@@ -11,6 +11,7 @@ from pathlib import Path
 
 from thrifty import files
 from thrifty.errors import UserError
+from thrifty.lab.distilling import teacher_digest
 from thrifty.lab.gating import Unit, unit_of
 from thrifty.lab.recipe import Recipe, identity
 from thrifty.lab.records import CONTROL, DENSE
@@ -196,7 +197,7 @@ class Chains:
         """12 hex digits that name a network by what decides it."""
         said = self.recipe.differences()
         begin = {k: said[k] for k in ("model", "data", "train") if k in said}
-        parent = identity("dense", begin, self.weights_digest, seed)
+        parent = identity("dense", begin, self.weights_digest, seed, *self._teacher("train"))
         if method == DENSE:
             return parent
         if method == CONTROL and self.leader is not None:
@@ -217,6 +218,7 @@ class Chains:
             levels[: number + 1] if chained else levels[number : number + 1],
             said.get("retrain", {}),
             *(["threshold"] if self.recipe.prune.threshold is not None else []),
+            *self._teacher("retrain"),
         )
 
     def _channel_key(self, parent: str, seed: int, method: str, number: int) -> str:
@@ -235,6 +237,7 @@ class Chains:
             said.get("retrain", {}),
             said.get("prune", {}).get("rules") if method == RULES else None,
             *([self._gate(method)] if self.unit(method) == "own" else []),
+            *self._teacher("retrain"),
         )
 
     @functools.cached_property
@@ -247,6 +250,16 @@ class Chains:
                 raise UserError(f"weights: {place} is a folder; give a file, or {place} as MODEL")
             raise UserError(f"weights: {place}: there is no such file")
         return files.digest(place) if place is not None else None
+
+    def _teacher(self, when: str) -> list[str]:
+        """SHA-256 of the file of a teacher that ``train`` or ``retrain`` names, if there is one."""
+        found = self._teachers[when]
+        return [] if found is None else [found]
+
+    @functools.cached_property
+    def _teachers(self) -> dict[str, str | None]:
+        said = {"train": self.recipe.train.distill, "retrain": self.recipe.retrain.taught}
+        return {when: teacher_digest(table) for when, table in said.items()}
 
     def _schedule(self, method: str) -> str:
         if method == CONTROL:

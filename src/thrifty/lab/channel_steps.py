@@ -24,7 +24,7 @@ from thrifty.lab.rules import RULES, ruled
 from thrifty.pruning import masks as _masks
 from thrifty.pruning.allocation import Budget
 from thrifty.pruning.layers import prunable
-from thrifty.pruning.learned import above
+from thrifty.pruning.learned import above, check_priced
 from thrifty.pruning.masks import Masks
 from thrifty.pruning.structured import ChannelCut, Whole, as_masks, asked, choose, scores
 from thrifty.training.recovery import damage, recalibrate
@@ -135,12 +135,9 @@ def channel_level(lab: "Lab", seed: int, method: str, number: int) -> int:
     if chains.gated(seed, method) is not None:
         lab.gate(seed, method)
     dense = Dense.of(lab.build(chains.dense(seed).model), data.shape)
-    model, small, taken, held, empty = cut_channels(lab, seed, method, number)
-    if empty:
-        lab.note(
-            f"level {chains.levels(method)[number]:g} leaves no channel of {', '.join(empty)}, "
-            f"{len(empty)} groups in all; they pass on what they are given"
-        )
+    model, small, taken, held, remark = cut_channels(lab, seed, method, number)
+    if remark:
+        lab.note(f"level {chains.levels(method)[number]:g} leaves {remark}")
     hurt = damage(dict(model.named_parameters()), None, taken)
     if lab.recipe.retrain.recalibrate:
         recalibrate(small, data, augmented=lab.recipe.train.augment)
@@ -160,8 +157,8 @@ class Channels(NamedTuple):
     """What went, of the weights of ``model``."""
     held: Masks | None
     """What is to stay zero in ``small``; None if that is what is zero."""
-    empty: tuple[str, ...] = ()
-    """Groups that lost all of their units."""
+    remark: str = ""
+    """What a person should know that it leaves."""
 
 
 def cut_channels(lab: "Lab", seed: int, method: str, number: int) -> Channels:
@@ -186,8 +183,22 @@ def cut_channels(lab: "Lab", seed: int, method: str, number: int) -> Channels:
             model, dense, how, budget, data, seed=lots, given=given, lowest=lowest
         )
         small = surgery(model, example=example_of(data, lab.device), kept=kept, groups=groups).model
-    empty = tuple(name for name, keep in kept.items() if not bool(keep.any()))
-    return Channels(model, small, as_masks(model, groups, kept), None, empty)
+    return Channels(model, small, as_masks(model, groups, kept), None, _remark(groups, kept))
+
+
+def _remark(groups: Groups, kept: Kept) -> str:
+    """What is left of single numbers, which no size tells, and which groups have no channel."""
+    numbers = [name for name in kept if all(m.dim < 0 for m in groups[name].members)]
+    if numbers:
+        parts = [f"{int(kept[n].sum())} of {groups[n].units} numbers of {n}" for n in numbers]
+        return ", ".join(parts)
+    empty = [name for name, keep in kept.items() if not bool(keep.any())]
+    if not empty:
+        return ""
+    return (
+        f"no channel of {', '.join(empty)}, {len(empty)} groups in all; they pass on what they are "
+        f"given"
+    )
 
 
 def cut_own(
@@ -207,8 +218,10 @@ def cut_own(
         The units, those that are kept, and the smaller network.
     """
     how, keep = lab.chains.channel_cut(method), lab.recipe.prune.keep
-    found = gate_for(lab.chains.gate(method) or "", model, lab.data)
+    spec = lab.chains.gate(method) or ""
+    found = gate_for(spec, model, lab.data)
     found.attach(model)
+    check_priced(found, spec, budget)
     given = read(lab, found, model, inputs)
     groups = found.own_units(model, keep)
     assert groups is not None

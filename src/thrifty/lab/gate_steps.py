@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from thrifty.errors import UserError
+from thrifty.lab.distilling import teacher_of
 from thrifty.lab.gating import (
     GATE_SCORES,
     cutoff_of,
@@ -65,6 +66,7 @@ def gated_parent(lab: "Lab", step: Step, seed: int, method: str) -> int:
         plan,
         masks=held,
         seed=derive(seed, "gated"),
+        teacher=teacher_of(lab, recipe.train.distill, plan),
         gate=found,
         lr_of=None if scheduled else course("finetune", recipe.train, plan.epochs),
         checkpoint=step.checkpoint,

@@ -7,23 +7,27 @@ default or a meaning changes, ``EDITION`` is raised, so old results never pass f
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
+    model_validator,
 )
 
 from thrifty.errors import UserError
 from thrifty.lab.prune_table import Prune, Table, distinct
 from thrifty.registry import suggest
+from thrifty.training.distillation import TEMPERATURE, Distillation
 from thrifty.training.plan import Plan, Positive, Share
 
 EDITION = 1
@@ -42,6 +46,15 @@ def _seeds(value: Any) -> Any:
     return value
 
 
+def _form(value: Any) -> str:
+    """Whether something is said as a number or as a table; :data:`FORMS` keeps messages free."""
+    return "table" if isinstance(value, Mapping | BaseModel) else "number"
+
+
+FORMS = ("number", "table")
+"""Tags of forms, no part of the place of a key."""
+
+
 class Retrain(Table):
     """How a network recovers after each cut; the rest is as in ``train``."""
 
@@ -50,11 +63,34 @@ class Retrain(Table):
     """Learning rate: by the damage of the cut, replayed from the end of ``train``, or its last."""
     lr: Positive | None = None
     """Highest learning rate, instead of the policy's."""
-    distill: Share = 0.0
-    """Weight of staying close to the dense parent, against the task."""
+    distill: Annotated[
+        Annotated[Share, Tag("number")] | Annotated[Distillation, Tag("table")],
+        Discriminator(_form),
+    ] = 0.0
+    """Weight of staying close to the dense parent, against the task; or a table that says who
+    teaches (the dense parent if not given) and how, as in ``train``: ``{kind: dkd}``."""
     temperature: Positive = 4.0
+    """Of ``distill`` where that is a number."""
     recalibrate: bool = True
     """Measure batch normalisation statistics anew after retraining."""
+
+    @property
+    def taught(self) -> Distillation | None:
+        """What is said of a teacher, a number as a table; ``None`` without one."""
+        if isinstance(self.distill, Distillation):
+            return self.distill
+        if not self.distill:
+            return None
+        return Distillation(weight=self.distill, temperature=self.temperature)
+
+    @model_validator(mode="after")
+    def _one_temperature(self) -> "Retrain":
+        if isinstance(self.distill, Distillation) and self.temperature != TEMPERATURE:
+            raise UserError(
+                f"temperature is {self.temperature:g} beside a table distill, which has its own; "
+                f"write distill: {{temperature: {self.temperature:g}, ...}}"
+            )
+        return self
 
 
 class Machine(Table):
@@ -65,6 +101,9 @@ class Machine(Table):
     """Threads a worker; for small networks more of them are slower."""
     workers: Annotated[int, Field(ge=1)] | None = None
     """Processes; by the number of cores if not given."""
+    distributed: bool = False
+    """Train each network by all processes that torchrun started: torchrun --nproc-per-node 2 -m
+    thrifty run RECIPE machine.distributed=true.  Networks are then trained one after another."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 20.0
     """Least time between two checkpoints of a network in training."""
 
@@ -251,19 +290,43 @@ def _mistakes(
 ) -> list[str]:
     lines = []
     for item in error.errors(include_url=False):
-        key = ".".join(part for part in item["loc"] if isinstance(part, str))
-        place = ".".join(str(part) for part in item["loc"])
+        loc = _place(item["loc"])
+        key = ".".join(part for part in loc if isinstance(part, str))
+        place = ".".join(map(str, loc))
         lines.append(f"{names.get(key) or f'{where}: {place}'}: {_told(item, kind)}")
     return lines
+
+
+def _place(loc: Sequence[int | str]) -> list[int | str]:
+    """Where something is, without the form in which it is given."""
+    return [p for n, p in enumerate(loc) if not (n and loc[n - 1] == "distill" and p in FORMS)]
+
+
+def _tables(annotation: Any) -> list[type[BaseModel]]:
+    """The kinds of table that a type allows, also as one of several or in a mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [table for part in get_args(annotation) for table in _tables(part)]
+
+
+def _known(kind: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
+    """The keys that the table at a place may have."""
+    tables = [kind]
+    for part in parents:
+        inside = [
+            f.annotation for t in tables for name, f in t.model_fields.items() if name == part
+        ]
+        if inside:  # else the key of a mapping, or the form of a value
+            tables = [table for annotation in inside for table in _tables(annotation)]
+    return [name for table in tables for name in table.model_fields]
 
 
 def _told(item: Any, kind: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden":
         *parents, name = item["loc"]
-        table = kind
-        for part in parents:
-            table = table.model_fields[str(part)].annotation  # type: ignore[assignment]
-        return f"there is no such key; {suggest(str(name), table.model_fields)}"
+        return f"there is no such key; {suggest(str(name), _known(kind, parents))}"
+    if item["type"] == "missing":
+        return "it has to be given"
     message = str(item["msg"]).removeprefix("Value error, ")
     given = item.get("input")
     if item["type"] == "too_short":

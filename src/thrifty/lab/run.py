@@ -15,6 +15,7 @@ from thrifty.lab import measure
 from thrifty.lab.chains import Chains
 from thrifty.lab.channel_steps import rehearse
 from thrifty.lab.deployed import Timer, engine_conditions, lacking
+from thrifty.lab.distilling import rehearse_teachers
 from thrifty.lab.executor import Executor, Failed, best
 from thrifty.lab.front import Front
 from thrifty.lab.gate_steps import dense_gate, rehearse_weights
@@ -22,6 +23,7 @@ from thrifty.lab.recipe import Recipe
 from thrifty.lab.records import CONTROL, DENSE, Record
 from thrifty.lab.steps import Job, Lab, do
 from thrifty.lab.store import Step, Store
+from thrifty.nets.describing import size_of
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -104,9 +106,12 @@ def _preflight(lab: Lab, tell: Tell) -> None:
         tell({"message": slow})
     torch.manual_seed(0)
     model = lab.build(lab.recipe.weights).eval()
+    if (size := size_of(model)) is not None:
+        tell({"message": size})
     with torch.no_grad():
         measure.run(model, data.prepare(data.test.inputs[:2].to(lab.device)), data)
     dense_gate(lab, copy.deepcopy(model))
+    rehearse_teachers(lab, tell)
     for method in lab.recipe.methods:
         if lab.chains.removes(method):
             rehearse(lab, model, method)

@@ -50,7 +50,7 @@ class Inputs:
         Raises:
             UserError: the split has no inputs.
         """
-        train: Any = data.train
+        train: Any = data.train if data.train is None else data.labeled
         source: Any = data.test if test else train
         if source is None or not len(source):
             raise UserError(

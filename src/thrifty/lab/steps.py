@@ -17,6 +17,7 @@ from thrifty.data import Data, load_data
 from thrifty.errors import UserError
 from thrifty.lab.chains import Chains
 from thrifty.lab.channel_steps import Dense, channel_level, cut_channels, removing
+from thrifty.lab.distilling import teacher_of
 from thrifty.lab.gate_steps import by_gates, dense_gate, gated_parent, settle, starts_anew
 from thrifty.lab.measure import agree, costs, judge, latency_ratio, latency_us
 from thrifty.lab.recipe import Recipe
@@ -29,7 +30,7 @@ from thrifty.pruning.allocation import Budget
 from thrifty.pruning.masks import Masks, born
 from thrifty.pruning.pruning import cut
 from thrifty.pruning.schedules import at_once, sparsity_at
-from thrifty.training.loop import Held, Log, Ramp, Teacher, channels_last, derive, train
+from thrifty.training.loop import Held, Log, Ramp, channels_last, derive, train
 from thrifty.training.recovery import course, damage, recalibrate
 
 Tell = Callable[[dict[str, Any]], None]
@@ -91,6 +92,7 @@ class Lab:
             self.data,
             self.recipe.train,
             seed=derive(seed, "dense"),
+            teacher=teacher_of(self, self.recipe.train.distill, self.recipe.train),
             gate=gate,
             checkpoint=step.checkpoint,
             checkpoint_seconds=self.recipe.machine.checkpoint_seconds,
@@ -270,12 +272,8 @@ class Lab:
         recipe, said = self.recipe, self.recipe.retrain
         if said.epochs == 0 and said.recalibrate:
             recalibrate(model, self.data, augmented=recipe.train.augment)
-        plan = recipe.train.model_copy(
-            update={"epochs": said.epochs, "recalibrate": said.recalibrate, "gate": None}
-        )
-        teacher = None
-        if said.distill:
-            teacher = Teacher(self.build(parent.model).eval(), said.distill, said.temperature)
+        own = {"epochs": said.epochs, "recalibrate": said.recalibrate}
+        plan = recipe.train.model_copy(update=own | {"gate": None, "distill": None})
         pretrained = self.chains.weights_digest is not None
         return train(
             model,
@@ -285,7 +283,7 @@ class Lab:
             seed=derive(seed, "retrain", self.chains.turn(method, number)),
             lr_of=course(said.policy, recipe.train, said.epochs, said.lr, hurt, pretrained),
             ramp=ramp,
-            teacher=teacher,
+            teacher=teacher_of(self, said.taught, plan, parent) if said.epochs else None,
             checkpoint=step.checkpoint,
             checkpoint_seconds=self.recipe.machine.checkpoint_seconds,
             tell=self.events(method, self.chains.levels(method)[number]),
@@ -322,7 +320,8 @@ class Lab:
         step.time(seconds=log.seconds)
         step.finish(record, judged.predictions, log.epochs)
         shown = ("method", "level", "threshold", "seed", "accuracy", "sparsity", "bytes")
-        self._tell({"job": self.label, "done": True} | {k: getattr(record, k) for k in shown})
+        said = {k: getattr(record, k) for k in shown} | log.speed
+        self._tell({"job": self.label, "done": True} | said)
 
     def note(self, text: str) -> None:
         """Tell what a person should know."""

@@ -7,6 +7,8 @@
     OUT/records.jsonl       a line a measured network
     OUT/points.csv          a row a method and level, means over seeds
     OUT/report.html, *.svg, *.png
+    OUT/teachers/KEY.safetensors
+                            what a teacher says of training inputs that never change
     OUT/steps/seed0-magnitude-0.9-1a2b3c4d/
         model.safetensors.zst   the network
         masks.safetensors       a bit a weight

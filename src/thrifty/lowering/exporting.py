@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from thrifty.errors import UserError
+from thrifty.nets.resizing import settle
 
 SIZES = (2, 3)
 """Sizes of the batch at which a network is exported that does not bear a symbol."""
@@ -83,6 +84,7 @@ def exported(model: nn.Module, inputs: Sequence[Tensor]) -> Exported:
     """
     with evaluating(model), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch.export, about its own future
+        settle(model)  # what modules know of the numbers of their buffers, which shapes do not tell
         try:
             return Exported(_export(model, inputs, SIZES[0], symbol=True), None, ())
         except Exception as error:  # of torch.export, of the network's code

@@ -10,6 +10,7 @@ from thrifty.lowering.building import Builder, Draft
 from thrifty.lowering.channels_last import channels_last
 from thrifty.lowering.graph import STEPPING, Graph
 from thrifty.lowering.patterns import PATTERNS
+from thrifty.lowering.weighted import scaled_terms
 
 MOST_STEPS = 48
 
@@ -222,5 +223,6 @@ MERGES: tuple[Merge, ...] = (
     map_into_producer,
     sum_into_producer,
     map_into_producer,
+    scaled_terms,
     shape_into_shape,
 )

@@ -13,7 +13,7 @@ from thrifty.errors import UserError
 from thrifty.nets.architecture import architecture_of
 from thrifty.nets.macs import without_numbers
 from thrifty.nets.reading import header_of, read_weights
-from thrifty.nets.resizing import may_be_empty
+from thrifty.nets.resizing import may_be_empty, settle
 from thrifty.nets.shrunk import (
     Shrunk,
     calls_of,
@@ -78,6 +78,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     with torch.no_grad():
         for name, x in fitting.items():
             own[name].copy_(x)
+    settle(model)
 
 
 def fill_smaller(

@@ -18,13 +18,16 @@ class Narrowable(nn.Module):
     """Names of tensors of which nothing may be left."""
     follows: ClassVar[Mapping[str, tuple[str, int]]] = {}
     """Buffer -> the tensor and dimension whose indices it has one number for, which goes along."""
+    followed: bool = False
+    """Whether channels are being followed: a forward must show then what buffers pick from others,
+    be it all in their order."""
 
     def fault(self, tensors: Mapping[str, Tensor]) -> str | None:
         """What is wrong with these tensors of a file, by their names in the module; or nothing."""
         return None
 
     def settle(self) -> None:
-        """In place: what tensors of new sizes ask of the others; they are in already."""
+        """In place: what new sizes or numbers of tensors, which are in already, ask of others."""
 
 
 def may_be_empty(model: nn.Module) -> set[str]:
@@ -75,6 +78,11 @@ def resize(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     for name, module in model.named_modules():
         if name in before and isinstance(module.weight, Tensor):
             mend(module, before[name])
+    settle(model)
+
+
+def settle(model: nn.Module) -> None:
+    """In place: let the modules of ``model`` see to what tensors that came in ask of others."""
     for module in model.modules():
         if isinstance(module, Narrowable):
             module.settle()

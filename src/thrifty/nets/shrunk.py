@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from thrifty.errors import UserError
 from thrifty.nets.architecture import Architecture
-from thrifty.nets.resizing import HEADS, WIDTHS, resize
+from thrifty.nets.resizing import HEADS, WIDTHS, resize, settle
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -192,7 +192,9 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor], said: Shrunk | None) ->
     with torch.no_grad():
         for name in same:
             own[name].copy_(tensors[name])
-    if said is not None:
+    if said is None:
+        settle(model)
+    else:
         resized(model, {n: x.to(device) for n, x in tensors.items() if n not in same}, said)
 
 

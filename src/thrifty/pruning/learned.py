@@ -12,7 +12,7 @@ from thrifty.channels.trace import tensors_in
 from thrifty.errors import UserError
 from thrifty.pruning.allocation import Budget
 from thrifty.pruning.evidence import Batch
-from thrifty.pruning.gates import gate
+from thrifty.pruning.gates import Gate, gate
 from thrifty.pruning.pruning import batches
 from thrifty.pruning.structured import ChannelCut, asked, choose, scores
 
@@ -42,6 +42,20 @@ def above(scored: Mapping[str, Tensor], cutoff: float, least: int = 1) -> Kept:
     return kept
 
 
+def check_priced(found: Gate, spec: str, budget: Budget) -> None:
+    """Refuse a budget for units that have no size.
+
+    Raises:
+        UserError: it is one.
+    """
+    if budget.of != "threshold" and not found.priced:
+        raise UserError(
+            f"the units of the gate {spec} are single numbers, which take next to nothing, so that "
+            f"no {budget.of} can be met with them; give a threshold, such as 0.2, or use a method "
+            f"that removes channels, such as l1_filter"
+        )
+
+
 def prune_own(
     model: nn.Module,
     spec: str,
@@ -57,6 +71,7 @@ def prune_own(
         UserError: there are no data to read it on, or as of :func:`thrifty.prune_channels`.
     """
     whole, found = copy.deepcopy(model), gate(spec)
+    check_priced(found, spec, budget)
     ready = batches(data, whole)
     if ready is None:
         raise UserError(f"the gate {spec} is read on inputs, and there are none; give data=...")

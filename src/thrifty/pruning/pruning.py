@@ -227,20 +227,21 @@ def _learned(
 def batches(
     data: "Iterable[Batch] | Data | None", model: nn.Module, inputs: int = 1024, size: int = 128
 ) -> Iterable[Batch] | None:
-    """Batches of (prepared inputs, labels) on the model's device; of a data set the first ones."""
+    """Batches of (prepared inputs, labels) on the model's device; of a data set the first ones.
+
+    Inputs without a label are taken only if there are no others.
+    """
     if data is None:
         return None
     from thrifty.data import Data
 
     if not isinstance(data, Data):
         return data
-    device = next(model.parameters()).device
+    device, split = next(model.parameters()).device, data.labeled
+    split = split if len(split) else data.train
     return (
-        (
-            data.prepare(data.train.inputs[i : i + size].to(device)),
-            data.train.labels[i : i + size].to(device),
-        )
-        for i in range(0, min(inputs, len(data.train)), size)
+        (data.prepare(split.inputs[i : i + size].to(device)), split.labels[i : i + size].to(device))
+        for i in range(0, min(inputs, len(split)), size)
     )
 
 

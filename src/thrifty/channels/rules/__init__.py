@@ -64,9 +64,9 @@ def follow(t: "Tracer", func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 
     del joins, moves, norms, products, reductions  # they registered their rules
     given = tensors_in([args, kwargs])
-    if not any(t.facets(x) for x in given):
-        return
     name = func.overloadpacket.__name__
+    if not any(t.facets(x) for x in given) and name != "constant_pad_nd":
+        return
     operation = Operation(func, name.rstrip("_") if name != "_" else name, args, kwargs, out)
     for tensor in given:
         if id(tensor) in t.made_by and "batch_norm" not in name:

@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from thrifty.channels.labels import aligned, compact, spread, varying
+from thrifty.channels.labels import aligned, compact, row, spread, varying
 from thrifty.channels.rules import Operation, rule
+from thrifty.channels.ties import FIXED
 
 if TYPE_CHECKING:
     from thrifty.channels.trace import Split, Tracer
+
+CARRIES = "they carry the input of the network"
 
 
 @rule(
@@ -109,6 +112,12 @@ def padded(t: "Tracer", op: Operation) -> None:
         mine = [a if x.dim() - 1 - i // 2 in varying(ids) else 0 for i, a in enumerate(amounts)]
         found.append(torch.constant_pad_nd(ids.expand(sizes), mine, 0))
     t.put(op.out, tuple(found))
+    if op.name == "constant_pad_nd" and len(touched) == 1 and not op.argument(2, "value", 0):
+        (dim,) = touched
+        before, behind = amounts[2 * (x.dim() - 1 - dim) :][:2]
+        zeros = torch.ones(op.out.shape[dim], dtype=torch.bool)
+        zeros[max(0, before) : len(zeros) - max(0, behind)] = False
+        t.zeros[id(op.out)] = dim, zeros
 
 
 @rule("slice", "narrow")
@@ -205,7 +214,10 @@ def _fixed_parts(t: "Tracer", ids: Tensor, dim: int) -> None:
 
 @rule("index", "index_select", "gather", "take_along_dim")
 def indexed(t: "Tracer", op: Operation) -> None:
-    """Elements by number: dimensions that are indexed stay whole, the others go along."""
+    """Elements by number: dimensions that are indexed stay whole, the others go along.
+
+    What a buffer picks are the channels that it names, and lose what it loses.
+    """
     x = op.args[0]
     if op.name == "index":
         touched = {d for d, index in enumerate(op.args[1]) if index is not None}
@@ -219,7 +231,37 @@ def indexed(t: "Tracer", op: Operation) -> None:
             t.ties.fix(ids, f"{t.where('an index')} picks them by number")
         else:
             found.append(compact(_picked(op, spread(ids, x.shape))))
+    if op.name == "index_select" and not t.is_fed(op.args[2]):
+        found += _named(t, op)
     t.put(op.out, tuple(f for f in found if varying(f)))
+
+
+def _named(t: "Tracer", op: Operation) -> list[Tensor]:
+    """The atoms of a buffer that picks, along the dimension in which it does.
+
+    Those that pick what the network is given stay: zeros instead would leave it blind, and no
+    score of a channel tells.
+    """
+    x, index = op.args[0], op.args[2]
+    dim, found = int(op.args[1]) % x.dim(), []
+    for ids in t.facets(index):
+        t.role(ids, "stat")
+        found.append(row(ids.reshape(-1), x.dim(), dim))
+        if t.is_fed(x):
+            at, zeros = t.zeros.get(id(x), (dim, torch.zeros(x.shape[dim], dtype=torch.bool)))
+            made = zeros if at == dim else torch.zeros_like(zeros[:1]).expand(x.shape[dim])
+            made = made | _made(t, x, dim)
+            t.ties.fix(ids.reshape(-1)[~made[index.cpu()]], CARRIES)
+    return found
+
+
+def _made(t: "Tracer", x: Tensor, dim: int) -> Tensor:
+    """(size,) bool, which indices of ``dim`` some layer makes."""
+    made = torch.zeros(x.shape[dim], dtype=torch.bool)
+    for ids in t.facets(x):
+        if ids.shape[dim] > 1:
+            made |= (ids != FIXED).movedim(dim, 0).flatten(1).any(1)
+    return made
 
 
 def _picked(op: Operation, ids: Tensor) -> Any:

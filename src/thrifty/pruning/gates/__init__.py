@@ -39,6 +39,10 @@ class Gate(Protocol):
     unit: ClassVar[Literal["channel", "weight"]] = "channel"
     """What a score is of: an output channel of a layer, or a single weight."""
 
+    priced: ClassVar[bool] = True
+    """False: its own units have no size that a budget could be made of; a threshold says how many
+    stay."""
+
     def attach(self, model: nn.Module) -> None:
         """In place: put the variables into ``model``, before it is trained.
 

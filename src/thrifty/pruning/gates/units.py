@@ -28,6 +28,7 @@ def by_unit(groups: Groups, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if member.role not in ("out", "scale", "each") or member.tensor not in scores:
                 continue
             values = scores[member.tensor].detach().float().cpu()
+            values = values.flatten() if member.dim < 0 else values
             if len(values) % len(member.unit):
                 continue  # another dimension of the tensor than that of its channels
             values = values.view(-1, len(member.unit)).mean(0)
@@ -67,6 +68,8 @@ def by_slice(model: nn.Module, member: Member, scores: Mapping[str, Tensor]) -> 
         UserError: there are not as many scores as channels.
     """
     found, size = scores[member.tensor], len(member.unit)
+    if member.dim < 0:
+        found = found.flatten()
     if len(found) == size:
         return found
     parts = getattr(model.get_submodule(member.layer), "groups", 1)
