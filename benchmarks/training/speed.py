@@ -49,9 +49,9 @@ class Case:
 
 
 CASES = (
-    Case("lenet", "lenet", (1, 28, 28), 64, 40, 12),
-    Case("resnet20", "resnet20", (3, 32, 32), 64, 8, 8),
-    Case("thriftynet", "thriftynet?filters=60&iterations=15", (3, 32, 32), 32, 3, 5),
+    Case("lenet", "lenet", (1, 28, 28), 64, 100, 8),
+    Case("resnet20", "resnet20", (3, 32, 32), 16, 24, 8),
+    Case("thriftynet", "thriftynet?filters=60&iterations=15", (3, 32, 32), 16, 8, 5),
 )
 
 
