@@ -95,7 +95,9 @@ def reported(front: "Front", store: Any, folder: Path) -> list[Path]:
 
     about = store.conditions()
     shown = dict(about["conditions"]) | {"recipe": store.recipe.read_text()}
-    title = titled(about["model"], about["data"])
+    names = list(dict.fromkeys(titled(r.model, r.data) for r in front.records))
+    title = ", ".join(names[:3]) + (", ..." if names[3:] else "")
+    title = title or titled(about["model"], about["data"])
     return write_report(front, folder, title=title, conditions=shown)
 
 

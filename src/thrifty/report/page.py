@@ -7,6 +7,7 @@ from typing import Any
 from thrifty.lab.front import Front
 from thrifty.registry import call_spec, parse_spec
 from thrifty.report import REPORTS
+from thrifty.report.charts.networks import several
 from thrifty.report.gate_states import problems
 from thrifty.report.headline import MAX_DROP, engine_text, headline, latency_text
 from thrifty.report.parts import method_colors, methods, pair_name, pairs
@@ -24,6 +25,8 @@ FRONTS = (
 ORDER = ("threshold", "gates", "layers", "agreement", "seeds")
 GATED = ("threshold", "gates")
 """Reports that only some fronts have something for."""
+ALL = "networks"
+"""The report of networks of different kinds, which a page begins with."""
 
 TABLE_NOTE = (
     "Means over seeds, +- one standard deviation. Bold: no other pruned network is as accurate in "
@@ -69,7 +72,7 @@ def default_charts(front: Front) -> list[str]:
 
     The sparsity of the convolutions is worth one where one of several methods removes channels,
     and the compressed size where some network was not packed.  Gates and thresholds are drawn
-    where there are any.
+    where there are any, and networks of different kinds on one data set together.
     """
     timed = any(r.latency_us is not None for r in front.records)
     engine = any(r.engine_ms is not None for r in front.records)
@@ -87,11 +90,12 @@ def default_charts(front: Front) -> list[str]:
         "threshold": any(r.threshold is not None for r in front.records),
         "gates": any(part.readings for part in pairs(front)),
     }
+    first = [ALL] if several(front) else []
     if not front.pruned:  # networks that were only trained
-        return [name for name in GATED if wanted[name]]
+        return first + [name for name in GATED if wanted[name]]
     fronts = [name for name in FRONTS if wanted.get(name, True)]
-    others = (n for n in REPORTS.names() if n != "front" and wanted.get(n, True))
-    return fronts + sorted(others, key=_rank)
+    others = (n for n in REPORTS.names() if n not in ("front", ALL) and wanted.get(n, True))
+    return first + fronts + sorted(others, key=_rank)
 
 
 def _rank(name: str) -> tuple[int, str]:
@@ -137,8 +141,14 @@ def write_page(
     if lacking():
         names = []
     parts = pairs(front) or [front]
+    together = [name for name in names if parse_spec(name).name == ALL]
+    names = [name for name in names if name not in together]
     named = [names if charts is not None else _worth(part, names) for part in parts]
     sections = [_section(part, own, colors) for part, own in zip(parts, named, strict=True)]
+    if together:
+        sections.insert(
+            0, section("All networks", (), [_chart(n, front, colors) for n in together])
+        )
     gated = set(GATED) & set(default_charts(front))
     terms = TERMS | GATE_TERMS if gated else TERMS
     write_sheet(path, title=title, sections=sections, conditions=conditions, terms=terms)
@@ -147,6 +157,8 @@ def write_page(
 def _worth(front: Front, names: Sequence[str]) -> list[str]:
     """``names`` without the reports that one model and data set has nothing for."""
     own = default_charts(front)
+    if not front.pruned:  # a network that was only trained is in the picture of all
+        return own
     return [name for name in names if name not in GATED or name in own]
 
 
@@ -161,7 +173,8 @@ def _chart(name: str, front: Front, colors: Mapping[str, str]) -> Part:
     texts = {"latency_us": latency_text, "engine_ms": engine_text}
     told = texts.get(str(spec.options.get("of")))
     about = told(front) if told is not None else problems(front) if spec.name == "gates" else ""
-    summary = f"{REPORTS.summary(spec.name)} ({pair_name(front)})"
+    whose = "all" if spec.name == ALL else pair_name(front)
+    summary = f"{REPORTS.summary(spec.name)} ({whose})"
     return figure(drawn(name, front, colors), summary, about)
 
 
