@@ -33,7 +33,7 @@ from thrifty.pruning.gates.highway_change import (
     shares,
 )
 from thrifty.pruning.gates.placing import holding, vacant
-from thrifty.pruning.gates.shrinkage import number
+from thrifty.pruning.gates.shrinkage import number, share
 from thrifty.registry import suggest
 
 Cost = Literal["params", "macs", "plain"]
@@ -180,13 +180,12 @@ class HighwayGate(Gate):
         Raises:
             UserError: it is not within 0..1.
         """
-        real = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-        if not real or not 0 <= threshold <= 1:
-            raise UserError(
-                f"{threshold!r} is no threshold of the gate highway; T is in 0..1, and channels "
-                f"stay whose T (or change) is above the threshold, such as 0.05"
-            )
-        return float(threshold)
+        return share(
+            "highway",
+            threshold,
+            "T is in 0..1, and channels stay whose T (or change) is above the threshold, such as "
+            "0.05",
+        )
 
     def own_units(self, model: nn.Module, keep: Sequence[str] = ()) -> Groups:
         """The channels of H, a group a block; of blocks that ``keep`` matches none."""

@@ -20,7 +20,7 @@ from thrifty.errors import UserError
 from thrifty.pruning.allocation import matching
 from thrifty.pruning.gates import GATES, Gate
 from thrifty.pruning.gates.placing import listed
-from thrifty.pruning.gates.shrinkage import number
+from thrifty.pruning.gates.shrinkage import number, share
 
 CONVOLUTION = 0
 """The column of ``alpha`` that is of the convolution; column i is of the output i before."""
@@ -118,13 +118,12 @@ class Shortcuts(Gate):
         Raises:
             UserError: it is not within 0..1.
         """
-        real = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-        if not real or not 0 <= threshold <= 1:
-            raise UserError(
-                f"{threshold!r} is no threshold of the gate shortcuts; coefficients are pulled to "
-                f"0 or 1, and shortcuts stay whose coefficient is above the threshold, such as 0.2"
-            )
-        return float(threshold)
+        return share(
+            "shortcuts",
+            threshold,
+            "coefficients are pulled to 0 or 1, and shortcuts stay whose coefficient is above the "
+            "threshold, such as 0.2",
+        )
 
     def own_units(self, model: nn.Module, keep: Sequence[str] = ()) -> Groups:
         """The shortcuts that are there, a group a module; of modules that ``keep`` matches none."""

@@ -110,3 +110,15 @@ def beginning(value: Any) -> float | None:
     if number("init", value, least=-math.inf) == 0:
         raise UserError("the gate has init=0, which closes all channels; 0.5 is usual")
     return float(value)
+
+
+def share(name: str, threshold: object, about: str) -> float:
+    """A threshold of the gate ``name`` on a scale of 0..1.
+
+    Raises:
+        UserError: it is no number within 0..1; the message ends in ``about``.
+    """
+    real = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if not real or not 0 <= threshold <= 1:  # type: ignore[operator]
+        raise UserError(f"{threshold!r} is no threshold of the gate {name}; {about}")
+    return float(threshold)  # type: ignore[arg-type]
