@@ -138,12 +138,12 @@ def write_page(
     """
     names = default_charts(front) if charts is None else list(charts)
     colors = method_colors(front)
-    if lacking():
-        names = []
     parts = pairs(front) or [front]
     together = [name for name in names if parse_spec(name).name == ALL]
     names = [name for name in names if name not in together]
     named = [names if charts is not None else _worth(part, names) for part in parts]
+    if lacking():  # the page says how to get them
+        together, named = [], [[] for _ in parts]
     sections = [_section(part, own, colors) for part, own in zip(parts, named, strict=True)]
     if together:
         sections.insert(
