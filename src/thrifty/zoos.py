@@ -167,26 +167,26 @@ def twins(
 
 
 @zoo_app.command
-def report(zoo: Path, twins: Path | None = None, /, *, out: Path | None = None) -> None:
+def report(zoo: Path, /, *twins: Path, out: Path | None = None) -> None:
     """Write ``report.html`` and pictures of ZOO, beside its TWINS if they are given.
 
     Of models whose accuracy was never measured, such as imported weight files, it is on their
-    weights.  Example: ``thrifty zoo report zoo twins --out both``
+    weights.  Example: ``thrifty zoo report zoo magnitude variational --out both``
 
     Parameters
     ----------
     zoo
         Folder of a zoo of models.
     twins
-        Folder of its twins.
+        Folders of its twins.
     out
-        Folder of the report; that of the twins, or of the zoo, if not given.
+        Folder of the report; that of the first twins, or of the zoo, if not given.
     """
     from thrifty.report.zoo_page import write_zoo_report
     from thrifty.zoo.zoo import Zoo
 
-    pair = Zoo(zoo), Zoo(twins) if twins is not None else None
-    for path in write_zoo_report(*pair, out or twins or zoo):
+    made = [Zoo(folder) for folder in twins]
+    for path in write_zoo_report(Zoo(zoo), made, out or (twins or (zoo,))[0]):
         print(path)
 
 

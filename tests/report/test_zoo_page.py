@@ -286,7 +286,7 @@ def pair_on_disk(tmp_path):
 @pytest.mark.usefixtures("no_charts")
 def test_zoos_on_disk_are_reported_with_their_stored_predictions(pair_on_disk, tmp_path):
     zoo, twin, _ = pair_on_disk
-    write_zoo_report(Zoo(zoo), Zoo(twin), tmp_path / "out")
+    write_zoo_report(Zoo(zoo), [Zoo(twin)], tmp_path / "out")
     told = json.loads((tmp_path / "out" / "table.json").read_text())["levels"]
     by_level = {(row["method"], row["asked"], row["epoch"]): row for row in told}
     assert by_level["magnitude", 0.5, 15]["kappa"] == 1
@@ -303,7 +303,7 @@ def test_zoos_on_disk_are_reported_with_their_stored_predictions(pair_on_disk, t
 def test_damaged_predictions_are_named_and_the_rest_is_reported(pair_on_disk, tmp_path, content):
     zoo, twin, path = pair_on_disk
     path.write_bytes(content)
-    write_zoo_report(Zoo(zoo), Zoo(twin), tmp_path / "out", formats=["html"])
+    write_zoo_report(Zoo(zoo), [Zoo(twin)], tmp_path / "out", formats=["html"])
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "Not read" in page
     assert path.name in page
@@ -314,15 +314,30 @@ def test_damaged_predictions_are_named_and_the_rest_is_reported(pair_on_disk, tm
 def test_predictions_of_too_few_models_or_inputs_are_left_out(pair_on_disk, tmp_path, table):
     zoo, twin, path = pair_on_disk
     np.save(path, table)
-    write_zoo_report(Zoo(zoo), Zoo(twin), tmp_path / "out", formats=["html"])
+    write_zoo_report(Zoo(zoo), [Zoo(twin)], tmp_path / "out", formats=["html"])
     told = json.loads((tmp_path / "out" / "table.json").read_text())["levels"]
     assert all(row.get("kappa") is None for row in told)
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_twins_in_several_folders_are_reported_together(pair_on_disk, tmp_path):
+    zoo, twin, _ = pair_on_disk
+    originals = original(models=6)
+    on_disk(tmp_path / "low", twins(originals, magnitude={0.8: 0.7}), "twins", "t")
+    other = twins(originals, magnitude={0.5: 0.4}, variational={})
+    on_disk(tmp_path / "only", other | {"method": np.full(6, "random")}, "twins", "t")
+    folders = [Zoo(twin), Zoo(tmp_path / "low"), Zoo(tmp_path / "only")]
+    write_zoo_report(Zoo(zoo), folders, tmp_path / "out", formats=["html"])
+    told = json.loads((tmp_path / "out" / "table.json").read_text())["levels"]
+    levels = {(row["method"], row["asked"]) for row in told}
+    assert {("magnitude (twins)", 0.5), ("magnitude (low)", 0.8), ("random", 0.5)} <= levels
+    assert {method for method, _ in levels} >= {"variational (twins)", "variational (low)"}
 
 
 def test_zoos_in_the_wrong_order_are_refused(pair_on_disk, tmp_path):
     zoo, twin, _ = pair_on_disk
     with pytest.raises(UserError, match="is a zoo of twins, and a zoo of models is wanted"):
-        write_zoo_report(Zoo(twin), Zoo(zoo), tmp_path / "out")
+        write_zoo_report(Zoo(twin), [Zoo(zoo)], tmp_path / "out")
 
 
 def test_twins_of_another_recipe_are_refused_though_their_numbers_fit(pair_on_disk, tmp_path):
@@ -332,16 +347,16 @@ def test_twins_of_another_recipe_are_refused_though_their_numbers_fit(pair_on_di
         mark["parent"] = {"path": "somewhere", "recipe": made_by}
         (twin / "zoo.json").write_text(json.dumps(mark))
         if right:
-            write_zoo_report(Zoo(zoo), Zoo(twin), tmp_path / "out", formats=[])
+            write_zoo_report(Zoo(zoo), [Zoo(twin)], tmp_path / "out", formats=[])
         else:
             with pytest.raises(UserError, match=r"twins of another zoo .* recipe another"):
-                write_zoo_report(Zoo(zoo), Zoo(twin), tmp_path / "out", formats=[])
+                write_zoo_report(Zoo(zoo), [Zoo(twin)], tmp_path / "out", formats=[])
 
 
 def test_a_zoo_without_rows_is_refused(tmp_path):
     Folder(tmp_path / "zoo").prepare({"kind": "models", "networks": []})
     with pytest.raises(UserError, match="the zoo has no model yet"):
-        write_zoo_report(Zoo(tmp_path / "zoo"), None, tmp_path / "out")
+        write_zoo_report(Zoo(tmp_path / "zoo"), [], tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -363,5 +378,5 @@ def test_what_a_paper_says_of_the_zoo_stands_on_the_page(tmp_path, recipe, said)
 @pytest.mark.usefixtures("no_charts")
 def test_networks_of_several_numbers_of_classes_have_no_chance(tmp_path):
     on_disk(tmp_path / "zoo", original(models=3), "models", classes=(10, 100))
-    write_zoo_report(Zoo(tmp_path / "zoo"), None, tmp_path / "out", formats=["html"])
+    write_zoo_report(Zoo(tmp_path / "zoo"), [], tmp_path / "out", formats=["html"])
     assert (tmp_path / "out" / "report.html").exists()

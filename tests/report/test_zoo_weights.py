@@ -46,7 +46,7 @@ def test_every_model_is_counted_as_its_file_is(zoo, tmp_path):
 
 def test_models_without_an_accuracy_are_reported_by_their_weights(zoo, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "altair", None)
-    found = write_zoo_report(zoo, None, tmp_path / "out")
+    found = write_zoo_report(zoo, [], tmp_path / "out")
     assert found == [tmp_path / "out" / "report.html"]
     page = found[0].read_text()
     for name in ("left", "middle", "right", "net.0.weight"):
@@ -56,7 +56,7 @@ def test_models_without_an_accuracy_are_reported_by_their_weights(zoo, tmp_path,
 def test_a_shard_that_is_missing_is_named(zoo, tmp_path):
     next(iter(zoo.folder.shards.iterdir())).unlink()
     with pytest.raises(UserError, match="is missing, and the index has models in it"):
-        write_zoo_report(zoo, None, tmp_path / "out", formats=["html"])
+        write_zoo_report(zoo, [], tmp_path / "out", formats=["html"])
 
 
 @pytest.mark.real
@@ -67,4 +67,4 @@ def test_real_policies_of_many_shapes_are_a_zoo_to_look_at(real_data, tmp_path):
     assert zoo.check() == []
     census = look(*(source_of(member) for member in zoo))
     assert len(census.networks) == 64
-    assert write_zoo_report(zoo, None, tmp_path, formats=["html"]) == [tmp_path / "report.html"]
+    assert write_zoo_report(zoo, [], tmp_path, formats=["html"]) == [tmp_path / "report.html"]

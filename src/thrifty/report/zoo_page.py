@@ -24,7 +24,7 @@ from thrifty.report.zoo_marks import method_colors
 from thrifty.report.zoo_table import accuracy_cells, agreement_cells, csv_text, latex, level_rows
 from thrifty.report.zoo_weights import write_weights_report
 from thrifty.report.zoo_words import twin_sentences, zoo_sentences
-from thrifty.zoo.comparing import Comparison, compare
+from thrifty.zoo.comparing import Comparison, compare, together
 from thrifty.zoo.predictions import Stored
 from thrifty.zoo.statistics import quartiles
 
@@ -79,7 +79,7 @@ TWIN_TERMS = {
 
 def write_zoo_report(
     original: "Zoo",
-    twins: "Zoo | None",
+    twins: Sequence["Zoo"],
     out: Path,
     *,
     formats: Sequence[Format] = FORMATS,
@@ -92,7 +92,8 @@ def write_zoo_report(
 
     Args:
         original: the zoo.
-        twins: its sparse twins.
+        twins: its sparse twins, in any number of folders; methods that several of them have are
+            told apart by the names of the folders.
         out: the folder; made if it is not there.
         formats: which of html, svg and png to write; the table is always written.
         labels: (test inputs,) right classes, for the agreement of errors.
@@ -104,29 +105,34 @@ def write_zoo_report(
         UserError: the zoos are of the wrong kind or do not belong together, or are empty.
         MissingExtra: pictures alone are asked for and altair or vl-convert is not installed.
     """
-    for zoo, kind in ((original, "models"), (twins, "twins")):
-        if zoo is not None and zoo.kind != kind:
+    for zoo, kind in ((original, "models"), *((one, "twins") for one in twins)):
+        if zoo.kind != kind:
             raise UserError(
                 f"{zoo.folder.root} is a zoo of {zoo.kind}, and a zoo of {kind} is wanted there; "
                 f"write: thrifty zoo report ZOO TWINS"
             )
-    if twins is not None:
-        _of_that_zoo(original, twins)
+    for one in twins:
+        _of_that_zoo(original, one)
     first = original.index.to_dict()
-    if twins is None and len(original) and "test_accuracy" not in first:
+    if not twins and len(original) and "test_accuracy" not in first:
         return write_weights_report(original, Path(out), formats)
-    second = None if twins is None else twins.index.to_dict()
-    stored = [Stored(z.folder, z.index.to_dict()) for z in (original, twins) if z is not None]
-    study = compare(
-        first,
-        second,
-        classes=classes_of(original),
-        predictions=(stored[0], stored[1]) if len(stored) == 2 else None,
-        labels=labels,
-        name=original.folder.root.resolve().name,
-    )
+    zoos = (original, *twins)
+    stored = [Stored(z.folder, z.index.to_dict()) for z in zoos]
+    name = original.folder.root.resolve().name
+    study = compare(first, None, classes=classes_of(original), name=name)
+    found = {
+        _named(one, twins): compare(
+            first,
+            one.index.to_dict(),
+            classes=classes_of(original),
+            predictions=(stored[0], own),
+            labels=labels,
+        )
+        for one, own in zip(twins, stored[1:], strict=True)
+    }
+    study = together(study, found)
     notes = published(original)
-    notes += [f"Not read: {problem}." for z in (original, twins) if z for problem in z.unread]
+    notes += [f"Not read: {problem}." for z in zoos for problem in z.unread]
     notes += [f"Not read: {problem}." for one in stored for problem in one.problems]
     return write_study(
         study, out, conditions=_conditions(original, twins), notes=notes, formats=formats
@@ -174,15 +180,21 @@ def classes_of(zoo: "Zoo") -> int | None:
     return numbers.pop() if len(numbers) == 1 else None
 
 
-def _conditions(original: "Zoo", twins: "Zoo | None") -> dict[str, object]:
+def _named(zoo: "Zoo", zoos: Sequence["Zoo"]) -> str:
+    """The name of a folder; all of its path where several of ``zoos`` have that name."""
+    name, path = zoo.folder.root.resolve().name, str(zoo.folder.root)
+    alike = sum(other.folder.root.resolve().name == name for other in zoos)
+    return path if alike > 1 else name
+
+
+def _conditions(original: "Zoo", twins: Sequence["Zoo"]) -> dict[str, object]:
     """Where the zoos lie and what made them."""
     found: dict[str, object] = {"zoo": str(original.folder.root)}
     networks = [n for n in original.about.get("networks") or () if isinstance(n, dict)]
     found["networks"] = [str(n.get("spec")) for n in networks] or None
     found["data"] = original.about.get("data")
-    if twins is not None:
-        found["twins"] = str(twins.folder.root)
-    texts = [_recipe(zoo) for zoo in (original, twins) if zoo is not None]
+    found["twins"] = ", ".join(str(one.folder.root) for one in twins) or None
+    texts = [_recipe(zoo) for zoo in (original, *twins)]
     found["recipe"] = "\n".join(text for text in texts if text)
     return {name: value for name, value in found.items() if value}
 

@@ -5,7 +5,8 @@ epoch; or, for a method that chooses its sparsity itself, at one epoch.  All of 
 of one value a twin, so that every figure of :mod:`thrifty.zoo.statistics` can be had from it.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -129,6 +130,23 @@ def compare(
                 before = quartiles(standing(taken(twins, cut), "test_accuracy")).median
                 made = replace(made, before=before)
             levels.append(made if not last else agreed(made, rows[at], at, predictions, labels))
+    return replace(alone, levels=tuple(levels))
+
+
+def together(alone: Comparison, studies: Mapping[str, Comparison]) -> Comparison:
+    """One comparison of the twins of several, such as a method a folder.
+
+    Args:
+        alone: the zoo without its twins.
+        studies: by name, of the same zoo.  A method that several of them have is told apart by
+            those names: ``variational (short)`` and ``variational (long)``.
+    """
+    having = Counter(method for study in studies.values() for method in study.methods)
+    levels = [
+        replace(level, method=f"{level.method} ({name})") if having[level.method] > 1 else level
+        for name, study in studies.items()
+        for level in study.levels
+    ]
     return replace(alone, levels=tuple(levels))
 
 
