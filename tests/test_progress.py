@@ -46,6 +46,17 @@ def test_plain_is_a_line_a_network():
     )
 
 
+def test_a_network_under_way_is_told_now_and_then():
+    stream = io.StringIO()
+    tell = Plain(stream, every=0)
+    for event in EVENTS:
+        tell(event)
+    lines = stream.getvalue().splitlines()
+    assert lines[1] == "seed 0 magnitude  50 %  sparsity 0.9"
+    assert lines[2] == "seed 0 magnitude  70 %  sparsity 0.9  loss 1.250  accuracy 50.0 %"
+    assert len(lines) == 5
+
+
 def test_quiet_is_nothing():
     assert shown(Quiet) == []
 

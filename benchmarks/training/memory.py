@@ -6,7 +6,9 @@ Run:      python benchmarks/training/memory.py
 Last:     3.40 GiB, with checkpointing 1.44 GiB; torch 2.13.0 CPU, 1 thread, --steps 1, 2026-11-21
 
 Each row is a process of its own, which trains for some steps on random pictures with the loop of
-thrifty and then asks the system for its peak (ru_maxrss: everything, the libraries included).
+thrifty and then asks the system for its peak (ru_maxrss: everything, the libraries included).  The
+loop is told that memory is short, as it finds by itself where less than 8 GiB are available;
+``--plenty`` leaves it to find out.
 """
 
 import argparse
@@ -22,10 +24,13 @@ def trained(args: argparse.Namespace, checkpointing: bool) -> None:
 
     from thrifty.data import Data, Split
     from thrifty.nets import resolve
+    from thrifty.training import memory
     from thrifty.training.loop import train
     from thrifty.training.plan import Plan
 
     torch.set_num_threads(args.threads)
+    if not args.plenty:
+        memory.available = lambda: 0
     draw = torch.Generator().manual_seed(0)
     size = args.batch * args.steps
     pictures = torch.randint(0, 256, (size, 3, 32, 32), generator=draw, dtype=torch.uint8)
@@ -58,6 +63,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--plenty", action="store_true", help="of memory, if there is")
     parser.add_argument("--only", choices=("kept", "checkpointing"))
     parser.add_argument("--here", action="store_true", help="in this process; needs --only")
     args = parser.parse_args()

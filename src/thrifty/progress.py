@@ -12,13 +12,17 @@ from typing import Any, TextIO
 Event = dict[str, Any]
 
 
-class Plain:
-    """A line for every network that is done."""
+EVERY = 30.0
+"""Least seconds between two lines on networks that are not done."""
 
-    def __init__(self, stream: TextIO | None = None):
-        self.stream = stream or sys.stderr
+
+class Plain:
+    """A line for every network that is done, and now and then one on a network under way."""
+
+    def __init__(self, stream: TextIO | None = None, every: float = EVERY):
+        self.stream, self.every = stream or sys.stderr, every
         self.total = self.ready = 0
-        self._began = time.monotonic()
+        self._began = self._said = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
@@ -32,6 +36,13 @@ class Plain:
             self.say(f"[{self.ready}/{self.total}] {seconds:6.1f} s  {describe(event)}")
         elif "message" in event:
             self.say(event["message"])
+        elif event.get("job") and time.monotonic() - self._said >= self.every:
+            self.under_way(event)
+
+    def under_way(self, event: Event) -> None:
+        """Say how far a network is, where no bar shows it."""
+        self._said = time.monotonic()
+        self.say(f"{event['job']}  {100 * event.get('progress', 0):.0f} %  {noted(event)}".rstrip())
 
     def say(self, text: str) -> None:
         """Write a line."""
@@ -106,12 +117,11 @@ class Bars(Plain):
         if event.get("done"):
             self._progress.update(self._jobs.pop(job), visible=False)
         else:
-            note = f"sparsity {event['level']:g}" if event.get("level") else ""
-            if "loss" in event:
-                note += f"  loss {event['loss']:.3f}  accuracy {100 * event['accuracy']:.1f} %"
-            note += speed(event)
             done = round(100 * event.get("progress", 0))
-            self._progress.update(self._jobs[job], completed=done, note=note.strip())
+            self._progress.update(self._jobs[job], completed=done, note=noted(event))
+
+    def under_way(self, event: Event) -> None:
+        """Nothing: the bars show it."""
 
     def say(self, text: str) -> None:
         """Write a line above the bars."""
@@ -134,6 +144,14 @@ def describe(event: Event) -> str:
         f"accuracy {100 * event['accuracy']:.2f} %  "
         f"sparsity {100 * event['sparsity']:.2f} %  {event['bytes']:,} bytes{speed(event)}"
     )
+
+
+def noted(event: Event) -> str:
+    """What is known of a network under way."""
+    note = f"sparsity {event['level']:g}" if event.get("level") else ""
+    if "loss" in event:
+        note += f"  loss {event['loss']:.3f}  accuracy {100 * event['accuracy']:.1f} %"
+    return (note + speed(event)).strip()
 
 
 def speed(event: Event) -> str:
