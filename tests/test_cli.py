@@ -581,7 +581,7 @@ def test_a_folder_in_use_is_told(done, tmp_path, capsys):
 @contextlib.contextmanager
 def started(folder: Path, *more: str):
     """A long run in a process group of its own, at work on its first networks."""
-    long = ["--seeds", "2", "--epochs", "1", "--train-epochs", "150", "--sparsity", ".5"]
+    long = ["--seeds", "2", "--epochs", "1", "--train-epochs", "60", "--sparsity", ".5"]
     more = (*long, "--set", "machine.checkpoint_seconds=0", "random=false", "control=false", *more)
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background
     try:  # ignore it, and what they start would too

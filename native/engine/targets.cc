@@ -7,7 +7,7 @@ namespace thrifty::engine {
 
 const Kernels& kernels_named(const char* name) {
   const std::string wanted = name;
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(THRIFTY_BASELINE_ONLY)  // a test has no others
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (wanted == "avx512" && avx2 && __builtin_cpu_supports("avx512f") &&

@@ -98,13 +98,14 @@ def test_a_finished_run_is_read_and_not_repeated(finished, monkeypatch):
     assert len(front.records) == 2 * (1 + 5 * 2)
 
 
-@pytest.mark.parametrize(("workers", "kills"), [(1, (1, 9)), (2, (5,))])
+@pytest.mark.parametrize(("workers", "kills"), [(1, (1, 6)), (2, (3,))])
 def test_a_run_killed_again_and_again_ends_in_the_same_bits(finished, tmp_path, workers, kills):
     folder, recipe = tmp_path / "killed", tmp_path / "r.yaml"
     machine = {"workers": workers, "checkpoint_seconds": 0}
-    recipe.write_text(json.dumps({**TINY, "machine": machine}))
+    recipe.write_text(json.dumps({**TINY, "seeds": 1, "latency": False, "machine": machine}))
     command = [sys.executable, "-m", "thrifty", "run", str(recipe), "--out", str(folder), "-q"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    (tmp_path / "altair.py").write_text("raise ImportError")  # a report without pictures is quick
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
     for enough in kills:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
@@ -116,7 +117,8 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bits(finished, tmp_path, 
         process.wait()
         wait_until_unlocked(folder)
     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
-    assert results(folder) == results(finished)
+    first = {name: data for name, data in results(finished).items() if "/seed0-" in name}
+    assert results(folder) == first
     assert not list(folder.glob("steps/*/checkpoint.pt"))
     assert not list(folder.glob("**/*.part"))
 
@@ -138,7 +140,7 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same(finished, tmp_pa
             os.kill(victim.pid, signal.SIGKILL)
             killed.append(victim.pid)
 
-    run(make(TINY), tmp_path / "run", executor=Processes(2), tell=tell)
+    run(make({**TINY, "latency": False}), tmp_path / "run", executor=Processes(2), tell=tell)
     assert killed
     assert results(tmp_path / "run") == results(finished)
 

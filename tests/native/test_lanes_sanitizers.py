@@ -12,7 +12,7 @@ import pytest
 
 SOURCES = Path(__file__).parents[2] / "native" / "lanes"
 COMPILER = next(filter(None, map(shutil.which, [os.environ.get("CXX", "c++"), "g++"])), None)
-OPTIONS = ["-std=c++17", "-O1", "-ffp-contract=fast", "-fno-math-errno", "-pthread"]
+OPTIONS = ["-std=c++17", "-O0", "-ffp-contract=fast", "-fno-math-errno", "-pthread"]
 OPTIONS += ["-DTHRIFTY_BASELINE_ONLY", "-DTHRIFTY_TABLE=kBaselineLanes", "-DTHRIFTY_LANES=4"]
 OPTIONS += ['-DTHRIFTY_NAME="baseline"']
 

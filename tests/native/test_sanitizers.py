@@ -12,7 +12,7 @@ from thrifty import native
 SOURCES = Path(__file__).parent.parent.parent / "native"
 COMPILER = next(filter(None, map(shutil.which, [os.environ.get("CXX", "c++"), "g++"])), None)
 
-OPTIONS = ["-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+OPTIONS = ["-std=c++17", "-Og", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 OPTIONS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mpopcnt"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
