@@ -102,6 +102,47 @@ def test_a_resumed_training_is_the_uninterrupted_one(blobs, tmp_path, ramped, fl
     assert same(bits(straight), bits(again))
 
 
+@pytest.mark.parametrize("average", [None, "ema?decay=.9"])
+@pytest.mark.parametrize("ramped", [True, False])
+def test_a_training_stopped_within_an_epoch_goes_on_at_that_step(
+    blobs, tmp_path, ramped, average, monkeypatch
+):
+    monkeypatch.setattr("thrifty.training.checkpoints.WITHIN", 0.0)
+    plan = Plan(epochs=2, batch=16, clip=1.0, average=average, randaugment=1, cutout=2, mixup=0.2)
+    steps = {"n": 0, "last": 0}
+    original = Stepper.step
+
+    def counted(self, lr):
+        steps["n"] += 1
+        if steps["n"] == steps["last"]:
+            raise Stop
+        original(self, lr)
+
+    def trained(last, **more):
+        def ramp(progress, held):
+            return cut(model, Cut(), Budget(0.9 * progress), within=held)
+
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 3)
+        )
+        steps.update(n=0, last=last)
+        try:
+            log = train(model, blobs, plan, seed=3, ramp=ramp if ramped else None, **more)
+        except Stop:
+            return None
+        return bits(model), [{k: r[k] for k in ("loss", "accuracy", "lr")} for r in log.epochs]
+
+    monkeypatch.setattr(Stepper, "step", counted)
+    straight = trained(None)
+    said = {"checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0}
+    assert trained(10, **said) is None
+    resumed = trained(None, **said)
+    assert steps["n"] == 2 * 6 - 9
+    assert same(resumed[0], straight[0])
+    assert resumed[1] == straight[1]
+
+
 @pytest.mark.parametrize("flat", [True, False])
 @pytest.mark.parametrize("clip", [None, 0.1])
 def test_pruned_weights_stay_exactly_zero(blobs, flat, clip, monkeypatch):

@@ -8,7 +8,7 @@ for bit the run that was not interrupted.
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from thrifty.training import distributed, graphs, losses
 from thrifty.training.averaging import Average
 from thrifty.training.batches import Batch, batches, check, steps_an_epoch
 from thrifty.training.batches import derive as derive
-from thrifty.training.checkpoints import Checkpoints
+from thrifty.training.checkpoints import Checkpoints, Within
 from thrifty.training.checkpoints import Held as Held
 from thrifty.training.crew import Alone, Rates
 from thrifty.training.memory import large_go_back
@@ -156,16 +156,23 @@ def _train(
     spared = gate.variables(model).values() if gate is not None else ()
     stepper = Stepper(model, plan, held, undecayed=spared)
     average = Average(plan.average, model, steps, plan.epochs) if plan.average else None
-    first, rows, held = disk.load(model, stepper, held, average, crew.told)
+    first, rows, held, going = disk.load(model, stepper, held, average, crew.told)
     network = crew.network(graphs.network(model, plan, tell), gate is not None)
     every = max(1, steps * plan.epochs // 100)
     told = time.monotonic()
     for epoch in range(first, plan.epochs):
         backup = {k: v.clone() for k, v in model.state_dict().items()}
         seen = _Seen(device)
+        done = going.steps if going is not None else 0
+        if going is not None and crew.rank == 0:
+            seen.load(going.seen)
         model.train()
         parts = crew.parts(batches(data, split, plan, seed, epoch), seed, epoch)
         for step, (batch, inputs) in enumerate(parts):
+            if step < done:
+                if going is not None and step == done - 1:
+                    going.draw_on(device)
+                continue
             number = epoch * steps + step
             progress = number / (steps * plan.epochs)
             lr = rate(progress)
@@ -202,8 +209,12 @@ def _train(
             seen.add(value, outputs.detach(), batch, inputs)
             if tell is not None and time.monotonic() - told > 1.0:
                 told = time.monotonic()
-                done = progress + 1 / (steps * plan.epochs)
-                tell({"progress": done, "epoch": epoch + 1, **seen.means()})
+                part = progress + 1 / (steps * plan.epochs)
+                tell({"progress": part, "epoch": epoch + 1, **seen.means()})
+            if crew.size == 1 and step + 1 < steps and disk.due(within=True):
+                now = Within.at(step + 1, seen.state(), device)
+                disk.save(epoch, rows, model, stepper, held, average, now)
+        going = None
         if ramp is not None and epoch == plan.epochs - 1:
             new = crew.told(partial(ramp, 1.0, held))
             if new:
@@ -236,6 +247,17 @@ class _Seen:
         self.inputs += inputs
         self._right += (outputs.argmax(1) == batch.labels).sum()
         self._labeled += (batch.labels != losses.UNLABELED).sum()
+
+    def state(self) -> dict[str, Any]:
+        """What was answered, to go on from."""
+        counts = {"right": int(self._right), "labeled": int(self._labeled)}
+        return {"lost": self.lost, "inputs": self.inputs, **counts}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """In place: go on from a state."""
+        self.lost, self.inputs = state["lost"], state["inputs"]
+        self._right.fill_(state["right"])
+        self._labeled.fill_(state["labeled"])
 
     def means(self) -> dict[str, float]:
         """Loss an input, the share of those with a label that was answered right, and speed."""
