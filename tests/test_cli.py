@@ -141,19 +141,18 @@ def test_version(capsys):
 
 
 def test_help_answers_at_once():
+    """It imports little: what takes a second is not among it (a clock would judge the machine)."""
     code = (
-        "import sys, time\n"
+        "import sys\n"
         "from thrifty.cli import main\n"
         "main(['--help'])\n"
-        "print(time.process_time(), 'torch' in sys.modules, file=sys.stderr)"
+        "print(*sys.modules, file=sys.stderr)"
     )
-    times = []
-    for _ in range(3):  # noise only ever adds time
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        seconds, torch_too = done.stderr.split()
-        assert torch_too == "False"
-        times.append(float(seconds))
-    assert min(times) < 0.3
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = done.stderr.split()
+    assert "thrifty.cli" in modules
+    assert not {"torch", "numpy", "scipy", "pandas", "pydantic", "altair", "onnx"} & set(modules)
+    assert len(modules) < 600
 
 
 # Results
