@@ -10,13 +10,29 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from thrifty.errors import MissingExtra
 
-SLOW = ("test_run.py", "test_sanitizers.py", "test_recursions.py", "test_cli.py", "test_shrunk.py")
+SLOW = (
+    "test_sanitizers.py",
+    "test_run.py",
+    "test_recursions.py",
+    "test_lanes_sanitizers.py",
+    "test_cli.py",
+    "test_shrunk.py",
+    "test_gated_runs.py",
+    "test_fronts.py",
+    "test_distributed.py",
+)
 """Files that take longest: begun first, for the suite ends when the last file does."""
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: many tests wait for processes of their own, or for a clock."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items):
-    """Slow files first, then all in their order."""
-    items.sort(key=lambda item: item.path.name not in SLOW)
+    """Slow files first, in the order above, then all others in theirs."""
+    place = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(item.path.name, len(SLOW)))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import math
 import re
 import sys
@@ -357,6 +358,14 @@ def test_a_zoo_without_rows_is_refused(tmp_path):
     Folder(tmp_path / "zoo").prepare({"kind": "models", "networks": []})
     with pytest.raises(UserError, match="the zoo has no model yet"):
         write_zoo_report(Zoo(tmp_path / "zoo"), [], tmp_path / "out")
+
+
+def test_twins_whose_index_came_without_its_rows_are_refused_for_that(pair_on_disk, tmp_path):
+    zoo, twin, _ = pair_on_disk
+    shutil.rmtree(twin / "rows")
+    (twin / "index.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="no model of .*twins can be read.*copy that folder too"):
+        write_zoo_report(Zoo(zoo), [Zoo(twin)], tmp_path / "out")
 
 
 @pytest.mark.parametrize(

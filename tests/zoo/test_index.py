@@ -119,6 +119,16 @@ def test_a_cache_of_rows_that_are_gone_is_not_believed(root):
 
 
 @needs_pyarrow
+def test_an_index_without_its_rows_is_told_of(root):
+    rebuild(root)
+    shutil.rmtree(root / "rows")
+    zoo = thrifty.Zoo(root)
+    assert len(zoo.index) == 0
+    (problem,) = zoo.unread
+    assert "index.parquet" in problem and "copy that folder too" in problem
+
+
+@needs_pyarrow
 @given(st.data())
 @settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60

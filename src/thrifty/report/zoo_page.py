@@ -111,6 +111,8 @@ def write_zoo_report(
                 f"{zoo.folder.root} is a zoo of {zoo.kind}, and a zoo of {kind} is wanted there; "
                 f"write: thrifty zoo report ZOO TWINS"
             )
+        if not len(zoo) and zoo.unread:
+            raise UserError(f"no model of {zoo.folder.root} can be read: {'; '.join(zoo.unread[:3])}")
     for one in twins:
         _of_that_zoo(original, one)
     first = original.index.to_dict()

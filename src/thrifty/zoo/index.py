@@ -105,6 +105,11 @@ def read_index(root: Path | str) -> tuple[Table, list[str]]:
             continue
         kinds |= _texts(table)
         tables.append(table)
+    if not present and folder.index.exists():
+        problems.append(
+            f"{folder.index} is made of the files in {folder.rows_folder}, and none is there: "
+            f"copy that folder too, or the whole zoo"
+        )
     if cached is not None and len(tables) == 1:
         return cached, problems  # in order as it was written
     return _sorted(joined(tables)), problems
