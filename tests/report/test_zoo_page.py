@@ -2,9 +2,9 @@
 
 import csv
 import json
-import shutil
 import math
 import re
+import shutil
 import sys
 import xml.etree.ElementTree as ElementTree
 from functools import cache

@@ -112,7 +112,8 @@ def write_zoo_report(
                 f"write: thrifty zoo report ZOO TWINS"
             )
         if not len(zoo) and zoo.unread:
-            raise UserError(f"no model of {zoo.folder.root} can be read: {'; '.join(zoo.unread[:3])}")
+            told = "; ".join(zoo.unread[:3])
+            raise UserError(f"no model of {zoo.folder.root} can be read: {told}")
     for one in twins:
         _of_that_zoo(original, one)
     first = original.index.to_dict()
