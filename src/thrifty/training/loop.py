@@ -8,7 +8,7 @@ for bit the run that was not interrupted.
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from thrifty.training.crew import Alone, Rates
 from thrifty.training.memory import large_go_back
 from thrifty.training.plan import Plan, lr_share, step_size
 from thrifty.training.recovery import recalibrate
+from thrifty.training.seen import Seen
 from thrifty.training.stepper import Stepper
 from thrifty.training.teachers import Teacher as Teacher
 from thrifty.training.teachers import check_labels
@@ -150,127 +151,130 @@ def _train(
     large_go_back(model, device)
     split = Split(data.train.inputs.to(device), data.train.labels.to(device))
     steps = steps_an_epoch(split, plan)
-    held = masks
-    if masks is None and ramp is not None:
-        held = crew.told(partial(ramp, 0.0, None))
+    cut = _Cut(crew, masks, ramp)
     spared = gate.variables(model).values() if gate is not None else ()
-    stepper = Stepper(model, plan, held, undecayed=spared)
+    stepper = Stepper(model, plan, cut.held, undecayed=spared)
     average = Average(plan.average, model, steps, plan.epochs) if plan.average else None
-    first, rows, held, going = disk.load(model, stepper, held, average, crew.told)
+    first, rows, cut.held, going = disk.load(model, stepper, cut.held, average, crew.told)
     network = crew.network(graphs.network(model, plan, tell), gate is not None)
+    pupil = _Pupil(model, network, plan, crew, stepper, teacher, gate)
     every = max(1, steps * plan.epochs // 100)
     told = time.monotonic()
     for epoch in range(first, plan.epochs):
         backup = {k: v.clone() for k, v in model.state_dict().items()}
-        seen = _Seen(device)
-        done = going.steps if going is not None else 0
+        seen = Seen(device)
         if going is not None and crew.rank == 0:
             seen.load(going.seen)
         model.train()
         parts = crew.parts(batches(data, split, plan, seed, epoch), seed, epoch)
-        for step, (batch, inputs) in enumerate(parts):
-            if step < done:
-                if going is not None and step == done - 1:
-                    going.draw_on(device)
-                continue
+        for step, (batch, inputs) in _from(going, enumerate(parts), device):
             number = epoch * steps + step
             progress = number / (steps * plan.epochs)
             lr = rate(progress)
-            if ramp is not None and number % every == 0:
-                new = crew.told(partial(ramp, progress, held))
-                if new:
-                    held = new
-                    stepper.hold(held)
-            stepper.zero_grad()
-            with _precision(plan, device):
-                outputs = network(batch.inputs)
-                loss = losses.task(outputs, batch.labels, plan.label_smoothing, batch.targets)
-                loss = crew.task(loss)
-                if teacher is not None:
-                    loss = teacher.loss(outputs, batch, loss, progress)
-            loss = crew.loss(loss)
-            if gate is not None and (penalty := gate.penalty(model, progress)) is not None:
-                loss = loss + penalty
-            loss.backward()  # type: ignore[no-untyped-call]
-            crew.reduce(model)
-            value = crew.mean(loss.detach())
-            if not math.isfinite(value):
+            if number % every == 0:
+                cut.grow(progress, stepper)
+            loss, outputs = pupil.learn(batch, progress)
+            if not math.isfinite(loss):
                 model.load_state_dict(backup)
                 where = f", step {step + 1} of {steps}"
-                raise _diverged(f"the loss became {value}", epoch, lr, where)
-            if gate is not None:
-                gate.after_backward(model)
-            stepper.step(lr)
-            if gate is not None:
-                gate.after_step(model, step_size(plan, lr), progress)
-                stepper.clear_held()
+                raise _diverged(f"the loss became {loss}", epoch, lr, where)
+            pupil.move(lr, progress)
             if average is not None:
                 average.after_step(number + 1)
-            seen.add(value, outputs.detach(), batch, inputs)
+            seen.add(loss, outputs, batch, inputs)
             if tell is not None and time.monotonic() - told > 1.0:
                 told = time.monotonic()
                 part = progress + 1 / (steps * plan.epochs)
                 tell({"progress": part, "epoch": epoch + 1, **seen.means()})
             if crew.size == 1 and step + 1 < steps and disk.due(within=True):
                 now = Within.at(step + 1, seen.state(), device)
-                disk.save(epoch, rows, model, stepper, held, average, now)
+                disk.save(epoch, rows, model, stepper, cut.held, average, now)
         going = None
-        if ramp is not None and epoch == plan.epochs - 1:
-            new = crew.told(partial(ramp, 1.0, held))
-            if new:
-                held = new
-                stepper.hold(held)
+        if epoch == plan.epochs - 1:
+            cut.grow(1.0, stepper)
         crew.level(model)
         _check_weights(model, epoch, rate(progress), backup)
         rows.append(seen.row(epoch + 1, rate(epoch / plan.epochs), crew))
-        crew.told(partial(disk.save, epoch + 1, rows, model, stepper, held, average))
+        crew.told(partial(disk.save, epoch + 1, rows, model, stepper, cut.held, average))
     if average is not None:
         average.settle()
     stepper.release()
     if crew.rank == 0 and (plan.recalibrate or average is not None):
         recalibrate(model, data, augmented=plan.augment)
     model.eval()
-    return Log(rows, held)
+    return Log(rows, cut.held)
 
 
-class _Seen:
-    """What the network answered in an epoch so far."""
+class _Cut:
+    """What is held at zero, and how that grows while a network trains."""
 
-    def __init__(self, device: torch.device):
-        self.began = time.monotonic()
-        self.lost, self.inputs = 0.0, 0
-        self._right, self._labeled = torch.zeros(2, dtype=torch.int64, device=device)
+    def __init__(self, crew: Alone, masks: Held, ramp: Ramp | None):
+        self._crew, self._ramp = crew, ramp
+        self.held = masks
+        if masks is None and ramp is not None:
+            self.held = crew.told(partial(ramp, 0.0, None))
 
-    def add(self, loss: float, outputs: Tensor, batch: Batch, inputs: int) -> None:
-        """Take a step into account: mean loss, logits (n, classes), inputs of all processes."""
-        self.lost += loss * inputs
-        self.inputs += inputs
-        self._right += (outputs.argmax(1) == batch.labels).sum()
-        self._labeled += (batch.labels != losses.UNLABELED).sum()
+    def grow(self, progress: float, stepper: Stepper) -> None:
+        """In place: hold what the ramp says from now on."""
+        if self._ramp is None:
+            return
+        new = self._crew.told(partial(self._ramp, progress, self.held))
+        if new:
+            self.held = new
+            stepper.hold(new)
 
-    def state(self) -> dict[str, Any]:
-        """What was answered, to go on from."""
-        counts = {"right": int(self._right), "labeled": int(self._labeled)}
-        return {"lost": self.lost, "inputs": self.inputs, **counts}
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """In place: go on from a state."""
-        self.lost, self.inputs = state["lost"], state["inputs"]
-        self._right.fill_(state["right"])
-        self._labeled.fill_(state["labeled"])
+@dataclass(frozen=True)
+class _Pupil:
+    """A network that takes steps: how it is run, what it is told, and its optimizer."""
 
-    def means(self) -> dict[str, float]:
-        """Loss an input, the share of those with a label that was answered right, and speed."""
-        accuracy = float(self._right) / max(1, int(self._labeled))
-        speed = self.inputs / max(1e-9, time.monotonic() - self.began)
-        return {"loss": self.lost / self.inputs, "accuracy": accuracy, "inputs_per_second": speed}
+    model: nn.Module
+    network: nn.Module
+    """The model as it is run: compiled, or shared by several processes."""
+    plan: Plan
+    crew: Alone
+    stepper: Stepper
+    teacher: Teacher | None
+    gate: Gate | None
 
-    def row(self, epoch: int, lr: float, crew: Alone) -> dict[str, float]:
-        """The row of the epoch in the log, which is over: of all processes."""
-        self._right, self._labeled = crew.total(torch.stack([self._right, self._labeled]))
-        means, took = self.means(), time.monotonic() - self.began
-        speed = {"seconds": took, "inputs_per_second": means.pop("inputs_per_second")}
-        return {"epoch": epoch, **means, "lr": lr, **speed}
+    def learn(self, batch: Batch, progress: float) -> tuple[float, Tensor]:
+        """Set the gradients: loss, the mean over all processes, and own logits (n, classes)."""
+        self.stepper.zero_grad()
+        with _precision(self.plan, batch.inputs.device):
+            outputs = self.network(batch.inputs)
+            smoothing = self.plan.label_smoothing
+            loss = losses.task(outputs, batch.labels, smoothing, batch.targets)
+            loss = self.crew.task(loss)
+            if self.teacher is not None:
+                loss = self.teacher.loss(outputs, batch, loss, progress)
+        loss = self.crew.loss(loss)
+        if self.gate is not None and (more := self.gate.penalty(self.model, progress)) is not None:
+            loss = loss + more
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.crew.reduce(self.model)
+        return self.crew.mean(loss.detach()), outputs.detach()
+
+    def move(self, lr: float, progress: float) -> None:
+        """In place: a step along the gradients, with what is held at zero at zero."""
+        if self.gate is not None:
+            self.gate.after_backward(self.model)
+        self.stepper.step(lr)
+        if self.gate is not None:
+            self.gate.after_step(self.model, step_size(self.plan, lr), progress)
+            self.stepper.clear_held()
+
+
+_Step = tuple[int, tuple[Batch, int]]
+
+
+def _from(going: Within | None, steps: Iterable[_Step], device: torch.device) -> Iterator[_Step]:
+    """The steps of an epoch that are not done; all batches are drawn, for draws are counted."""
+    done = 0 if going is None else going.steps
+    for step, drawn in steps:
+        if step >= done:
+            yield step, drawn
+        elif going is not None and step == done - 1:
+            going.draw_on(device)
 
 
 def _precision(plan: Plan, device: torch.device) -> contextlib.AbstractContextManager[object]:
