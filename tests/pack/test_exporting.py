@@ -74,6 +74,17 @@ def test_what_masks_cut_is_zero_in_onnx_and_the_network_stays_whole(tmp_path):
     assert all(bool(p.all()) for p in model.parameters() if p.dim() == 4)
 
 
+def test_onnx_holds_weights_and_operations_and_nothing_of_the_machine_that_wrote_it(tmp_path):
+    pytest.importorskip("onnx")
+    model = thrifty.resolve("thriftynet?filters=8&iterations=12&mode=classic", shape=(3, 16, 16))
+    export(model.eval(), tmp_path / "m.onnx", "onnx")
+    content = (tmp_path / "m.onnx").read_bytes()
+    assert not any(word in content for word in (b"thrifty", b"stack_trace", b".py", b"aten"))
+    weights = 4 * sum(x.numel() for x in model.state_dict().values())
+    operations = 12 * (1 + 1 + 5 + 5 + 1)  # of an iteration: convolution, tanh, 2 a history, norm
+    assert len(content) < weights + 250 * operations
+
+
 def test_a_network_that_knows_no_shape_needs_an_example(tmp_path):
     model = nn.Linear(3, 2)
     with pytest.raises(UserError, match="--shape 3x224x224 or --data"):

@@ -112,8 +112,26 @@ def _exported(model: nn.Module, example: Tensor, shapes: Any) -> tuple[bytes, bo
     if program is None:
         raise UserError(f"{type(model).__name__} cannot be written as ONNX: torch gave no program")
     proto = program.model_proto
+    _bare(proto.graph)
     sizes = proto.graph.input[0].type.tensor_type.shape.dim if proto.graph.input else []
     return proto.SerializeToString(), bool(sizes and sizes[0].dim_param)
+
+
+def _bare(graph: Any) -> None:
+    """In place: take from an ONNX graph what no runtime reads.
+
+    Torch notes at every operation the code it comes from, with the paths of the machine that
+    exports and its stack, and the shape of every value, which runtimes infer: of a network of few
+    weights and many operations that is most of the file.
+    """
+    for named in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        named.ClearField("doc_string")
+        named.ClearField("metadata_props")
+    del graph.value_info[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                _bare(inner)
 
 
 def _reason(error: BaseException) -> str:
