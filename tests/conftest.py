@@ -1,6 +1,9 @@
 """Shared by all tests: where real data lie, and a way to refuse skipped tests."""
 
 import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,37 @@ def pytest_collection_modifyitems(items):
     """Slow files first, in the order above, then all others in theirs."""
     place = {name: number for number, name in enumerate(SLOW)}
     items.sort(key=lambda item: place.get(item.path.name, len(SLOW)))
+
+
+@pytest.fixture(autouse=True)
+def signals_put_back() -> Iterator[None]:
+    """Commands take signals; the next test finds them as they were."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def ended() -> Callable[..., int]:
+    """Runs a command in this process: its words, as texts or paths, to its exit status."""
+
+    def run(*words: object) -> int:
+        from thrifty.cli import main
+
+        try:
+            main(list(map(str, words)))
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return run
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without altair a report is a page alone, which takes no time."""
+    monkeypatch.setitem(sys.modules, "altair", None)
 
 
 @pytest.fixture(scope="session")

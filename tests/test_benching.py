@@ -2,33 +2,13 @@
 
 import importlib.util
 import json
-import signal
 
 import pytest
 import torch
 
 import thrifty
 import thrifty.lab.contenders as contenders
-from thrifty.cli import main
 from thrifty.lab.contenders import OURS
-
-
-@pytest.fixture(autouse=True)
-def signals_put_back():
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def ended(*arguments: object) -> int:
-    """The exit status of a command."""
-    try:
-        main(list(map(str, arguments)))
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
 
 NET = "three_methods_cnn?width=0.5&shape=1x8x8"
 QUICK = ("--rounds", "2", "--against", "torch", "torch_bf16")
@@ -52,7 +32,7 @@ class Engine:
         return [Op(), Op()]
 
 
-def test_a_table_a_verdict_and_the_conditions_are_printed(capsys):
+def test_a_table_a_verdict_and_the_conditions_are_printed(ended, capsys):
     assert ended("bench", NET, *QUICK) == 0
     table, said, conditions = capsys.readouterr().out.split("\n\n")
     head, *rows = table.splitlines()
@@ -62,7 +42,7 @@ def test_a_table_a_verdict_and_the_conditions_are_printed(capsys):
     assert "processor" in conditions and "load" in conditions
 
 
-def test_json_holds_every_row_for_every_batch(capsys):
+def test_json_holds_every_row_for_every_batch(ended, capsys):
     assert ended("bench", NET, *QUICK, "--batch", "1", "3", "--json") == 0
     said = json.loads(capsys.readouterr().out)
     rows = [(r["contender"], r["batch"]) for r in said["rows"] if r["contender"] != OURS]
@@ -70,12 +50,12 @@ def test_json_holds_every_row_for_every_batch(capsys):
     assert said["verdicts"] and said["conditions"]["rounds"] == 2
 
 
-def test_inputs_may_come_from_data(capsys):
+def test_inputs_may_come_from_data(ended, capsys):
     assert ended("bench", "lenet", "--data", "digits?train=20&test=3", *QUICK, "--batch", "5") == 0
     assert " 5 " in capsys.readouterr().out
 
 
-def test_ours_is_the_base_of_the_ratios(capsys, monkeypatch):
+def test_ours_is_the_base_of_the_ratios(ended, capsys, monkeypatch):
     monkeypatch.setattr(contenders, "_engine", lambda: Engine)
     assert ended("bench", NET, *QUICK, "--json") == 0
     said = json.loads(capsys.readouterr().out)
@@ -84,7 +64,7 @@ def test_ours_is_the_base_of_the_ratios(capsys, monkeypatch):
     assert "no difference between thrifty and dense torch is certain" in said["verdicts"][0]
 
 
-def test_other_answers_of_ours_end_it_with_1_after_the_table(capsys, monkeypatch):
+def test_other_answers_of_ours_end_it_with_1_after_the_table(ended, capsys, monkeypatch):
     monkeypatch.setattr(contenders, "_engine", lambda: lambda *a, **k: Engine(*a, **k, off=1.0))
     assert ended("bench", NET, *QUICK) == 1
     out, err = capsys.readouterr()
@@ -92,7 +72,7 @@ def test_other_answers_of_ours_end_it_with_1_after_the_table(capsys, monkeypatch
     assert "the engine's answers differ from torch's" in err
 
 
-def test_a_profile_shows_every_operation_and_how_it_ran(capsys, monkeypatch):
+def test_a_profile_shows_every_operation_and_how_it_ran(ended, capsys, monkeypatch):
     monkeypatch.setattr(contenders, "_engine", lambda: Engine)
     assert ended("bench", NET, "--profile") == 0
     out = capsys.readouterr().out
@@ -115,14 +95,14 @@ def test_a_profile_shows_every_operation_and_how_it_ran(capsys, monkeypatch):
         (("lenet", "--shape", "3x0x2"), "--shape is '3x0x2'"),
     ],
 )
-def test_wrong_input_is_told_in_one_line(arguments, said, capsys):
+def test_wrong_input_is_told_in_one_line(ended, arguments, said, capsys):
     assert ended("bench", *arguments) == 2
     err = capsys.readouterr().err
     assert said in err
     assert len(err.splitlines()) == 1
 
 
-def test_a_network_that_does_not_say_what_it_takes_needs_a_shape(capsys):
+def test_a_network_that_does_not_say_what_it_takes_needs_a_shape(ended, capsys):
     # pytest.importorskip would import torchvision, whose operators may be missing.
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")

@@ -29,20 +29,6 @@ QUICK = [*SIZE, "--workers", "1", "-q"]
 TINY = ["prune", NET, "--data", DIGITS, *QUICK]
 
 
-@pytest.fixture(autouse=True)
-def signals_put_back():
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Without altair a report is a page alone, which takes no time."""
-    monkeypatch.setitem(sys.modules, "altair", None)
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> Path:
     """A finished run of two seeds and two levels."""
@@ -52,15 +38,6 @@ def done(tmp_path_factory) -> Path:
         patch.setitem(sys.modules, "altair", None)
         main(["prune", NET, "--data", DIGITS, *more, *QUICK[2:6], *QUICK[8:], "--out", str(folder)])
     return folder
-
-
-def ended(*arguments: str) -> int:
-    """The exit status of a command."""
-    try:
-        main(list(map(str, arguments)))
-    except SystemExit as exit:
-        return int(exit.code or 0)
-    return 0
 
 
 def process(*arguments: str, **more) -> subprocess.CompletedProcess:
@@ -109,7 +86,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c) or "thrifty")
-def test_every_command_has_help(command, capsys):
+def test_every_command_has_help(ended, command, capsys):
     assert ended(*command, "--help") == 0
     out, err = capsys.readouterr()
     assert f"Usage: {' '.join(['thrifty', *command])}" in out
@@ -130,12 +107,12 @@ def test_help_has_an_example_that_parses(command, capsys):
     assert found.__name__ == command
 
 
-def test_without_a_command_there_is_help(capsys):
+def test_without_a_command_there_is_help(ended, capsys):
     assert ended() == 0
     assert "thrifty demo" in capsys.readouterr().out
 
 
-def test_version(capsys):
+def test_version(ended, capsys):
     assert ended("--version") == 0
     assert capsys.readouterr().out.strip() == thrifty.__version__
 
@@ -158,7 +135,7 @@ def test_help_answers_at_once():
 # Results
 
 
-def test_prune_prints_a_table_and_writes_a_report(tmp_path, capsys, no_pictures):
+def test_prune_prints_a_table_and_writes_a_report(ended, tmp_path, capsys, no_pictures):
     assert ended(*TINY, "--out", tmp_path / "run") == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -170,7 +147,7 @@ def test_prune_prints_a_table_and_writes_a_report(tmp_path, capsys, no_pictures)
     assert (tmp_path / "run" / "report.html").stat().st_size > 5_000
 
 
-def test_json_is_alone_on_stdout_and_progress_on_stderr(tmp_path, capsys, no_pictures):
+def test_json_is_alone_on_stdout_and_progress_on_stderr(ended, tmp_path, capsys, no_pictures):
     arguments = [a for a in TINY if a != "-q"]
     assert ended(*arguments, "--json", "--out", tmp_path / "run") == 0
     out, err = capsys.readouterr()
@@ -181,7 +158,7 @@ def test_json_is_alone_on_stdout_and_progress_on_stderr(tmp_path, capsys, no_pic
     assert err.splitlines()[-1].startswith("[4/4]")
 
 
-def test_a_run_that_is_done_is_read_and_says_so(done, capsys, no_pictures):
+def test_a_run_that_is_done_is_read_and_says_so(ended, done, capsys, no_pictures):
     recipe = str(done / "recipe.yaml")
     assert ended("run", recipe, "--out", str(done)) == 0
     out, err = capsys.readouterr()
@@ -189,7 +166,7 @@ def test_a_run_that_is_done_is_read_and_says_so(done, capsys, no_pictures):
     assert "random" in out
 
 
-def test_overrides_change_a_recipe(tmp_path, capsys, no_pictures):
+def test_overrides_change_a_recipe(ended, tmp_path, capsys, no_pictures):
     assert ended("recipes", "copy", "demo", tmp_path / "mine.yaml") == 0
     said = [
         f"model={NET}",
@@ -212,7 +189,7 @@ def test_overrides_change_a_recipe(tmp_path, capsys, no_pictures):
     assert "control" not in table
 
 
-def test_validate_prints_the_whole_recipe(capsys, tmp_path):
+def test_validate_prints_the_whole_recipe(ended, capsys, tmp_path):
     assert ended("validate", "demo", "train.epochs=3") == 0
     out, err = capsys.readouterr()
     assert "epochs: 3" in out
@@ -221,7 +198,7 @@ def test_validate_prints_the_whole_recipe(capsys, tmp_path):
     assert read(tmp_path / "again.yaml") == read("demo", ["train.epochs=3"])
 
 
-def test_a_report_of_two_runs_is_one(done, tmp_path, capsys, no_pictures):
+def test_a_report_of_two_runs_is_one(ended, done, tmp_path, capsys, no_pictures):
     other = tmp_path / "other"
     assert ended(*TINY, "--out", other) == 0
     capsys.readouterr()
@@ -229,7 +206,9 @@ def test_a_report_of_two_runs_is_one(done, tmp_path, capsys, no_pictures):
     assert capsys.readouterr().out.split() == [str(tmp_path / "both" / "report.html")]
 
 
-def test_pick_names_a_network_and_saves_it_to_go_on_from(done, tmp_path, capsys, no_pictures):
+def test_pick_names_a_network_and_saves_it_to_go_on_from(
+    ended, done, tmp_path, capsys, no_pictures
+):
     saved = tmp_path / "small.safetensors"
     assert ended("pick", done, "--max-drop", "100", "--of", "nonzero", "--save", saved) == 0
     out = capsys.readouterr().out
@@ -247,12 +226,12 @@ def test_pick_names_a_network_and_saves_it_to_go_on_from(done, tmp_path, capsys,
     assert "are pruned already; ask for a sparsity of at least 0.9" in capsys.readouterr().err
 
 
-def test_pick_as_json(done, capsys):
+def test_pick_as_json(ended, done, capsys):
     assert ended("pick", done, "--max-drop", "100", "--json") == 0
     assert json.loads(capsys.readouterr().out)["point"]["level"] == 0.9
 
 
-def test_pick_says_that_there_is_none(done, tmp_path, capsys):
+def test_pick_says_that_there_is_none(ended, done, tmp_path, capsys):
     shutil.copytree(done, tmp_path / "worse")
     records = tmp_path / "worse" / "records.jsonl"
     rows = [json.loads(line) for line in records.read_text().splitlines()]
@@ -277,7 +256,7 @@ def test_pick_says_that_there_is_none(done, tmp_path, capsys):
         ("recipes", {"demo"}),
     ],
 )
-def test_lists_name_everything_and_say_what_it_is(kind, some, capsys):
+def test_lists_name_everything_and_say_what_it_is(ended, kind, some, capsys):
     assert ended(kind) == 0
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert some <= set(rows)
@@ -285,7 +264,7 @@ def test_lists_name_everything_and_say_what_it_is(kind, some, capsys):
 
 
 @pytest.mark.parametrize("kind", ["criteria", "methods", "gates", "nets", "datasets"])
-def test_lists_say_where(kind, capsys):
+def test_lists_say_where(ended, kind, capsys):
     assert ended(kind, "--where") == 0
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     for file in rows.values():
@@ -495,7 +474,9 @@ def there(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_mistake_is_told_and_nothing_is_made(name, rubbish, capsys, monkeypatch, no_pictures):
+def test_a_mistake_is_told_and_nothing_is_made(
+    ended, name, rubbish, capsys, monkeypatch, no_pictures
+):
     monkeypatch.chdir(rubbish)
     before = there(rubbish)
     arguments, message = WRONG[name]
@@ -508,7 +489,7 @@ def test_a_mistake_is_told_and_nothing_is_made(name, rubbish, capsys, monkeypatc
     assert there(rubbish) == before
 
 
-def test_no_gpu_is_told(rubbish, capsys, monkeypatch):
+def test_no_gpu_is_told(ended, rubbish, capsys, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     monkeypatch.chdir(rubbish)
@@ -516,7 +497,7 @@ def test_no_gpu_is_told(rubbish, capsys, monkeypatch):
     assert "'cuda' cannot be used: " in capsys.readouterr().err
 
 
-def test_a_corrupt_picture_is_named(tmp_path, capsys, monkeypatch):
+def test_a_corrupt_picture_is_named(ended, tmp_path, capsys, monkeypatch):
     image = pytest.importorskip("PIL.Image")
     for split, label, number in np.ndindex(2, 2, 3):
         path = tmp_path / "pictures" / ("train", "test")[split] / "ab"[label] / f"{number}.png"
@@ -528,7 +509,7 @@ def test_a_corrupt_picture_is_named(tmp_path, capsys, monkeypatch):
     assert "pictures/test/b/2.png: the picture cannot be decoded" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_nan_is_located_and_what_was_good_is_kept(tmp_path, capsys):
+def test_a_loss_that_is_nan_is_located_and_what_was_good_is_kept(ended, tmp_path, capsys):
     out = tmp_path / "run"
     assert ended(*TINY, "--lr", "1e30", "--out", out) == 1
     err = capsys.readouterr().err
@@ -538,7 +519,9 @@ def test_a_loss_that_is_nan_is_located_and_what_was_good_is_kept(tmp_path, capsy
     assert "no pruned point" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_told_and_what_is_done_is_kept(tmp_path, capsys, monkeypatch, no_pictures):
+def test_a_full_disk_is_told_and_what_is_done_is_kept(
+    ended, tmp_path, capsys, monkeypatch, no_pictures
+):
     out = tmp_path / "run"
     write, room = Path.write_bytes, [60_000]
 
@@ -560,12 +543,12 @@ def test_a_full_disk_is_told_and_what_is_done_is_kept(tmp_path, capsys, monkeypa
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc")
-def test_a_folder_that_cannot_be_written_is_told(capsys):
+def test_a_folder_that_cannot_be_written_is_told(ended, capsys):
     assert ended(*TINY, "--out", "/proc/thrifty") == 2
     assert "/proc/thrifty cannot be written" in capsys.readouterr().err
 
 
-def test_a_folder_in_use_is_told(done, tmp_path, capsys):
+def test_a_folder_in_use_is_told(ended, done, tmp_path, capsys):
     from thrifty.lab.store import Store
 
     shutil.copytree(done, tmp_path / "run")

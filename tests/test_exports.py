@@ -2,32 +2,13 @@
 
 import importlib.util
 import json
-import signal
 
 import pytest
 import torch
 from torch import nn
 
 import thrifty
-from thrifty.cli import main
 from thrifty.pruning import masks as masks_file
-
-
-@pytest.fixture(autouse=True)
-def signals_put_back():
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def ended(*arguments: object) -> int:
-    """The exit status of a command."""
-    try:
-        main(list(map(str, arguments)))
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 @pytest.fixture
@@ -38,7 +19,7 @@ def net(tmp_path):
     return tmp_path / "net.safetensors"
 
 
-def test_onnx_is_written_checked_and_told(net, tmp_path, capsys):
+def test_onnx_is_written_checked_and_told(ended, net, tmp_path, capsys):
     assert ended("export", net, "--to", "onnx", "-o", tmp_path / "net.onnx", "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert said["bytes"] == (tmp_path / "net.onnx").stat().st_size
@@ -46,7 +27,7 @@ def test_onnx_is_written_checked_and_told(net, tmp_path, capsys):
     assert said["facts"]["difference"] < 1e-4
 
 
-def test_the_shape_may_be_said_where_the_network_does_not_know_it(tmp_path, capsys):
+def test_the_shape_may_be_said_where_the_network_does_not_know_it(ended, tmp_path, capsys):
     # pytest.importorskip would import torchvision, whose operators may be missing.
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
@@ -59,7 +40,7 @@ def test_the_shape_may_be_said_where_the_network_does_not_know_it(tmp_path, caps
 
 
 def test_a_folder_for_the_hub_keeps_what_the_file_said_and_gains_the_accuracy(
-    net, tmp_path, capsys
+    ended, net, tmp_path, capsys
 ):
     out = tmp_path / "hub"
     data = "digits?train=50&test=40"
@@ -70,7 +51,7 @@ def test_a_folder_for_the_hub_keeps_what_the_file_said_and_gains_the_accuracy(
     assert str(out) in capsys.readouterr().out
 
 
-def test_masks_are_written_as_zeros(net, tmp_path, capsys):
+def test_masks_are_written_as_zeros(ended, net, tmp_path, capsys):
     model = thrifty.load(net)
     masks = {n: torch.rand(p.shape) < 0.02 for n, p in model.named_parameters() if p.dim() > 1}
     masks_file.save(masks, tmp_path / "masks.safetensors")
@@ -83,7 +64,7 @@ def test_masks_are_written_as_zeros(net, tmp_path, capsys):
         assert not state[name].to_dense()[~mask].any()
 
 
-def test_a_safetensors_export_loads_again(net, tmp_path, capsys):
+def test_a_safetensors_export_loads_again(ended, net, tmp_path, capsys):
     assert ended("export", net, "--to", "safetensors", "-o", tmp_path / "b.safetensors") == 0
     one, two = thrifty.load(net), thrifty.load(tmp_path / "b.safetensors")
     for name, x in one.state_dict().items():
@@ -107,7 +88,7 @@ def test_a_safetensors_export_loads_again(net, tmp_path, capsys):
         (("lenet", "--to", "onnx", "-o", "m.onnx", "--masks", "no"), "no"),
     ],
 )
-def test_wrong_input_is_told_in_one_line(arguments, said, capsys, tmp_path, monkeypatch):
+def test_wrong_input_is_told_in_one_line(ended, arguments, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert ended("export", *arguments) == 2
     err = capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -10,22 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
-
-from thrifty.cli import main
-
-
-@pytest.fixture(autouse=True)
-def signals_put_back():
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Without altair a report is a page alone, which takes no time."""
-    monkeypatch.setitem(sys.modules, "altair", None)
 
 
 @pytest.fixture
@@ -36,16 +19,7 @@ def net(tmp_path):
     return path
 
 
-def ended(*arguments: object) -> int:
-    """The exit status of a command."""
-    try:
-        main(list(map(str, arguments)))
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
-def test_the_table_shows_both_conventions_and_says_them(net, capsys):
+def test_the_table_shows_both_conventions_and_says_them(ended, net, capsys):
     assert ended("look", net, "--under", ".1", "1") == 0
     out = capsys.readouterr().out
     header, weights, parameters = out.splitlines()[:3]
@@ -56,7 +30,7 @@ def test_the_table_shows_both_conventions_and_says_them(net, capsys):
     assert "batch normalisation as stored, not folded" in out
 
 
-def test_flags_choose_what_counts(net, capsys):
+def test_flags_choose_what_counts(ended, net, capsys):
     assert ended("look", net, "--weights-only", "--json") == 0
     values = json.loads(capsys.readouterr().out)
     assert [row["counted"] for row in values["networks"]] == ["weights"]
@@ -64,14 +38,14 @@ def test_flags_choose_what_counts(net, capsys):
     assert "exclude each other" in capsys.readouterr().err
 
 
-def test_per_layer_has_a_row_a_tensor(net, capsys):
+def test_per_layer_has_a_row_a_tensor(ended, net, capsys):
     assert ended("look", net, "--per-layer", "--relative") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["tensor", "fc.bias", "fc.weight"]
 
 
 def test_a_page_is_written_without_pictures_where_altair_is_missing(
-    net, tmp_path, capsys, no_pictures
+    ended, net, tmp_path, capsys, no_pictures
 ):
     page = tmp_path / "new" / "look.html"
     assert ended("look", net, "--html", page) == 0
@@ -82,7 +56,7 @@ def test_a_page_is_written_without_pictures_where_altair_is_missing(
     assert str(page) in capsys.readouterr().out
 
 
-def test_one_bad_file_of_a_folder_is_named_and_the_others_are_reported(net, capsys):
+def test_one_bad_file_of_a_folder_is_named_and_the_others_are_reported(ended, net, capsys):
     (net.parent / "worse.safetensors").write_bytes(b"no header")
     assert ended("look", net.parent) == 1
     printed = capsys.readouterr()
@@ -103,13 +77,13 @@ def test_one_bad_file_of_a_folder_is_named_and_the_others_are_reported(net, caps
         (["look", "compare", "lenet"], "B"),
     ],
 )
-def test_mistakes_are_told(arguments, said, capsys):
+def test_mistakes_are_told(ended, arguments, said, capsys):
     assert ended(*arguments) == 2
     assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["look"], ["look", "compare", "lenet"]])
-def test_a_page_is_not_written_over_a_network(command, net, capsys):
+def test_a_page_is_not_written_over_a_network(ended, command, net, capsys):
     before = net.read_bytes()
     assert ended(*command, net, "--html", net) == 2
     assert "name a page" in capsys.readouterr().err
@@ -129,14 +103,14 @@ def test_a_terminal_of_few_letters_and_none_at_all_are_printed_to(net):
         assert out in run.stdout
 
 
-def test_a_pickle_with_code_is_refused(tmp_path, capsys):
+def test_a_pickle_with_code_is_refused(ended, tmp_path, capsys):
     path = tmp_path / "net.pt"
     torch.save({"model": torch.nn.Linear(2, 2)}, path)
     assert ended("look", path) == 2
     assert "execute code" in capsys.readouterr().err
 
 
-def test_two_networks_side_by_side(net, tmp_path, capsys, no_pictures):
+def test_two_networks_side_by_side(ended, net, tmp_path, capsys, no_pictures):
     page = tmp_path / "both.html"
     assert ended("look", "compare", net, net, "--html", page) == 0
     out = capsys.readouterr().out
@@ -147,7 +121,7 @@ def test_two_networks_side_by_side(net, tmp_path, capsys, no_pictures):
     assert json.loads(capsys.readouterr().out)["whole"]["count"] == 6
 
 
-def test_a_recipe_of_a_look_runs_and_writes(net, tmp_path, capsys, no_pictures):
+def test_a_recipe_of_a_look_runs_and_writes(ended, net, tmp_path, capsys, no_pictures):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(f"look:\n  sources: {net}\n  under: [1, .1]\n")
     out = tmp_path / "out"
@@ -158,7 +132,7 @@ def test_a_recipe_of_a_look_runs_and_writes(net, tmp_path, capsys, no_pictures):
     assert ended("validate", recipe) == 0
 
 
-def test_every_mistake_in_a_recipe_of_a_look_is_told(tmp_path, capsys):
+def test_every_mistake_in_a_recipe_of_a_look_is_told(ended, tmp_path, capsys):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("look:\n  sources: []\n  under: [-1]\n  folded: true\nmore: 1\n")
     assert ended("validate", recipe) == 2

@@ -1,36 +1,17 @@
 """``thrifty pack`` as its users meet it, and the format behind ``save`` and ``load``."""
 
 import json
-import signal
 
 import pytest
 import torch
 from torch import nn
 
 import thrifty
-from thrifty.cli import main
 from thrifty.container import Reader
 from thrifty.errors import UserError
 from thrifty.nets import read_weights
 from thrifty.pack.packing import pack
 from thrifty.pruning import masks as masks_file
-
-
-@pytest.fixture(autouse=True)
-def signals_put_back():
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def ended(*arguments: object) -> int:
-    """The exit status of a command."""
-    try:
-        main(list(map(str, arguments)))
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def equal(one, two):
@@ -48,7 +29,7 @@ def model():
     return net
 
 
-def test_it_prints_the_bytes_and_the_file_holds_the_network(model, tmp_path, capsys):
+def test_it_prints_the_bytes_and_the_file_holds_the_network(ended, model, tmp_path, capsys):
     thrifty.save(model, tmp_path / "net.safetensors")
     assert ended("pack", tmp_path / "net.safetensors", "-o", tmp_path / "net.thrifty") == 0
     out = capsys.readouterr().out
@@ -58,7 +39,7 @@ def test_it_prints_the_bytes_and_the_file_holds_the_network(model, tmp_path, cap
     assert equal(thrifty.load(tmp_path / "net.thrifty"), model)
 
 
-def test_json_adds_up_and_beats_zstd(model, tmp_path, capsys):
+def test_json_adds_up_and_beats_zstd(ended, model, tmp_path, capsys):
     thrifty.save(model, tmp_path / "net.safetensors")
     out = tmp_path / "net.thrifty"
     assert ended("pack", tmp_path / "net.safetensors", "-o", out, "--per-layer", "--json") == 0
@@ -70,7 +51,7 @@ def test_json_adds_up_and_beats_zstd(model, tmp_path, capsys):
     assert weights["nonzero"] == int(model.get_parameter("fc1.weight").count_nonzero())
 
 
-def test_layers_are_shown_on_demand(tmp_path, capsys):
+def test_layers_are_shown_on_demand(ended, tmp_path, capsys):
     assert ended("pack", "lenet", "-o", tmp_path / "a.thrifty", "--per-layer") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == [
@@ -79,7 +60,7 @@ def test_layers_are_shown_on_demand(tmp_path, capsys):
     assert lines[1].split()[:5] == ["conv1.weight", "150", "0.00%", "raw", "F32"]
 
 
-def test_accuracy_before_and_after_is_measured_on_data(tmp_path, capsys):
+def test_accuracy_before_and_after_is_measured_on_data(ended, tmp_path, capsys):
     options = ["--values", "int8", "--data", "digits", "--json"]
     assert ended("pack", "lenet", "-o", tmp_path / "a.thrifty", *options) == 0
     said = json.loads(capsys.readouterr().out)
@@ -88,7 +69,7 @@ def test_accuracy_before_and_after_is_measured_on_data(tmp_path, capsys):
     assert said["packed"] < said["dense"] / 3.5
 
 
-def test_masks_are_cut_before_packing(tmp_path, capsys):
+def test_masks_are_cut_before_packing(ended, tmp_path, capsys):
     model = thrifty.resolve("lenet", classes=10, shape=(1, 28, 28))
     masks = thrifty.prune(model, "magnitude", thrifty.Budget(0.9))
     masks_file.save(masks, tmp_path / "masks.safetensors")
@@ -110,7 +91,9 @@ def test_masks_are_cut_before_packing(tmp_path, capsys):
         (["lenet", "-o", "net.thrifty", "--weights", "x.thrifty"], "there is no file"),
     ],
 )
-def test_what_is_wrong_is_told_and_nothing_written(arguments, told, tmp_path, monkeypatch, capsys):
+def test_what_is_wrong_is_told_and_nothing_written(
+    ended, arguments, told, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     assert ended("pack", *arguments) == 2
     assert told in capsys.readouterr().err

@@ -1,8 +1,6 @@
 """``thrifty sensitivity`` as its users meet it."""
 
 import json
-import signal
-import sys
 
 import pytest
 import torch
@@ -12,20 +10,6 @@ import thrifty
 from thrifty.cli import main
 
 DATA = "digits?train=160&test=80"
-
-
-@pytest.fixture(autouse=True)
-def signals_put_back():
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Without altair a report is a page alone, which takes no time."""
-    monkeypatch.setitem(sys.modules, "altair", None)
 
 
 @pytest.fixture
@@ -38,18 +22,10 @@ def net(tmp_path):
     return path
 
 
-def ended(*arguments: object) -> int:
-    """The exit status of a command."""
-    try:
-        main(["sensitivity", *map(str, arguments)])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
-def test_the_table_the_findings_and_the_recipe_are_shown(net, tmp_path, capsys, no_pictures):
+def test_the_table_the_findings_and_the_recipe_are_shown(ended, net, tmp_path, capsys, no_pictures):
     out = tmp_path / "out"
-    assert ended(net, "--data", DATA, "--sparsity", ".3", ".9", "--out", out, "--max-drop", 9) == 0
+    arguments = ["--data", DATA, "--sparsity", ".3", ".9", "--out", out, "--max-drop", 9]
+    assert ended("sensitivity", net, *arguments) == 0
     printed = capsys.readouterr()
     assert printed.out.split()[:4] == ["layer", "weights", "0.3", "0.9"]
     assert "160 training inputs" in printed.out
@@ -66,9 +42,9 @@ def test_the_table_the_findings_and_the_recipe_are_shown(net, tmp_path, capsys, 
         pytest.fail(str(end))
 
 
-def test_channels_as_json(net, tmp_path, capsys, no_pictures):
+def test_channels_as_json(ended, net, tmp_path, capsys, no_pictures):
     arguments = [net, "--data", DATA, "--method", "l1_filter", "--sparsity", ".5", "--json", "-q"]
-    assert ended(*arguments, "--out", tmp_path / "out") == 0
+    assert ended("sensitivity", *arguments, "--out", tmp_path / "out") == 0
     printed = capsys.readouterr()
     values = json.loads(printed.out)
     assert printed.err == ""
@@ -78,10 +54,11 @@ def test_channels_as_json(net, tmp_path, capsys, no_pictures):
     assert values["removes"] == "channels"
 
 
-def test_pictures_and_a_page_elsewhere(net, tmp_path, capsys):
+def test_pictures_and_a_page_elsewhere(ended, net, tmp_path, capsys):
     pytest.importorskip("altair")
     page, out = tmp_path / "elsewhere" / "page.html", tmp_path / "out"
-    assert ended(net, "--data", DATA, "--sparsity", ".5", ".9", "--out", out, "--html", page) == 0
+    arguments = ["--data", DATA, "--sparsity", ".5", ".9", "--out", out, "--html", page]
+    assert ended("sensitivity", net, *arguments) == 0
     names = {p.name for p in out.iterdir()}
     stems = ("sensitivity", "sensitivity-lines")
     assert {f"{stem}.{end}" for stem in stems for end in ("svg", "png")} <= names
@@ -105,7 +82,7 @@ def test_pictures_and_a_page_elsewhere(net, tmp_path, capsys):
         (["lent", "--data", "digits"], "lenet"),
     ],
 )
-def test_mistakes_are_told(arguments, said, capsys, tmp_path, monkeypatch):
+def test_mistakes_are_told(ended, arguments, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert ended(*arguments) == 2
+    assert ended("sensitivity", *arguments) == 2
     assert said in capsys.readouterr().err

@@ -2,31 +2,12 @@
 
 import importlib.util
 import json
-import signal
 
 import pytest
 import torch
 
 import thrifty
-from thrifty.cli import main
 from thrifty.pruning import masks as masks_file
-
-
-@pytest.fixture(autouse=True)
-def signals_put_back():
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def ended(*arguments: object) -> int:
-    """The exit status of a command."""
-    try:
-        main(list(map(str, arguments)))
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 @pytest.fixture
@@ -44,7 +25,7 @@ def net(tmp_path):
     return tmp_path / "net.safetensors", tmp_path / "masks.safetensors", model.eval()
 
 
-def test_groups_say_what_moves_together_what_stays_and_what_a_unit_costs(capsys):
+def test_groups_say_what_moves_together_what_stays_and_what_a_unit_costs(ended, capsys):
     assert ended("groups", "resnet20?width=0.25", "--shape", "3x16x16") == 0
     out = capsys.readouterr().out
     costs, ties, whole = out.split("\n\n")
@@ -62,7 +43,7 @@ def test_groups_say_what_moves_together_what_stays_and_what_a_unit_costs(capsys)
     assert "joins them with what no layer makes" in whole
 
 
-def test_groups_as_json_hold_everything(capsys):
+def test_groups_as_json_hold_everything(ended, capsys):
     assert ended("groups", "lenet", "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert said["shape"] == [1, 28, 28]
@@ -72,18 +53,18 @@ def test_groups_as_json_hold_everything(capsys):
     assert {"group", "layers", "read by", "because", "whole", "macs", "bytes"} <= set(first)
 
 
-def test_keep_is_heard(capsys):
+def test_keep_is_heard(ended, capsys):
     assert ended("groups", "lenet", "--json", "--keep", "*") == 0
     said = json.loads(capsys.readouterr().out)
     assert all(row["whole"] for row in said["groups"])
 
 
-def test_data_say_what_an_input_is(capsys):
+def test_data_say_what_an_input_is(ended, capsys):
     assert ended("groups", "lenet", "--data", "digits?train=20&size=28", "--json") == 0
     assert json.loads(capsys.readouterr().out)["shape"][0] == 1
 
 
-def test_masks_shrink_a_network_that_loads_again(net, tmp_path, capsys):
+def test_masks_shrink_a_network_that_loads_again(ended, net, tmp_path, capsys):
     path, masks, masked = net
     out = tmp_path / "small.safetensors"
     assert ended("shrink", path, "--masks", masks, "--round", 1, "-o", out) == 0
@@ -97,7 +78,7 @@ def test_masks_shrink_a_network_that_loads_again(net, tmp_path, capsys):
     assert sum(p.numel() for p in small.parameters()) < 61_706
 
 
-def test_a_dry_run_writes_nothing_and_says_the_same(net, tmp_path, capsys):
+def test_a_dry_run_writes_nothing_and_says_the_same(ended, net, tmp_path, capsys):
     path, masks, _ = net
     before = sorted(tmp_path.iterdir())
     assert ended("shrink", path, "--masks", masks, "--round", 1, "--dry-run", "--json") == 0
@@ -109,7 +90,7 @@ def test_a_dry_run_writes_nothing_and_says_the_same(net, tmp_path, capsys):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_without_masks_the_zeros_of_the_weights_count(net, tmp_path, capsys):
+def test_without_masks_the_zeros_of_the_weights_count(ended, net, tmp_path, capsys):
     *_, masked = net
     thrifty.save(masked, tmp_path / "zeros.safetensors")
     assert ended("shrink", tmp_path / "zeros.safetensors", "--dry-run", "--json") == 0
@@ -117,7 +98,7 @@ def test_without_masks_the_zeros_of_the_weights_count(net, tmp_path, capsys):
     assert list(said["kept"].values()) == [[8, 16]]  # of 6, 8 are not left: they round to all
 
 
-def test_a_round_that_leaves_odd_widths_is_told_in_one_line(net, capsys):
+def test_a_round_that_leaves_odd_widths_is_told_in_one_line(ended, net, capsys):
     path, masks, _ = net
     for multiple, told in ((1, True), (4, True), (8, False), (16, False)):
         assert ended("shrink", path, "--masks", masks, "--round", multiple, "--dry-run") == 0
@@ -127,7 +108,7 @@ def test_a_round_that_leaves_odd_widths_is_told_in_one_line(net, capsys):
     assert "odd widths" not in capsys.readouterr().out
 
 
-def test_heads_that_run_in_training_only_are_told(capsys):
+def test_heads_that_run_in_training_only_are_told(ended, capsys):
     # pytest.importorskip would import torchvision, whose operators may be missing.
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
@@ -136,14 +117,14 @@ def test_heads_that_run_in_training_only_are_told(capsys):
     assert last.startswith("run in training only, and followed there: aux1, aux2")
 
 
-def test_an_intact_network_loses_nothing_and_that_is_said(capsys):
+def test_an_intact_network_loses_nothing_and_that_is_said(ended, capsys):
     assert ended("shrink", "lenet", "--dry-run") == 0
     out = capsys.readouterr().out
     assert "100.0%" in out
     assert "no channel could go" in out
 
 
-def test_a_border_error_is_told(tmp_path, capsys):
+def test_a_border_error_is_told(ended, tmp_path, capsys):
     torch.manual_seed(0)
     model = thrifty.resolve("resnet20?width=0.25", classes=10, shape=(3, 32, 32))
     with torch.no_grad():
@@ -171,14 +152,14 @@ def test_a_border_error_is_told(tmp_path, capsys):
     ],
     ids=" ".join,
 )
-def test_a_mistake_is_told_in_a_line(capsys, arguments, said):
+def test_a_mistake_is_told_in_a_line(ended, capsys, arguments, said):
     assert ended(*arguments) == 2
     err = capsys.readouterr().err
     assert said in err
     assert "Traceback" not in err
 
 
-def test_a_network_without_a_shape_asks_for_one(capsys):
+def test_a_network_without_a_shape_asks_for_one(ended, capsys):
     # pytest.importorskip would import torchvision, whose operators may be missing.
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
@@ -186,7 +167,7 @@ def test_a_network_without_a_shape_asks_for_one(capsys):
     assert "say --shape" in capsys.readouterr().err
 
 
-def test_masks_of_another_network_are_refused(net, capsys):
+def test_masks_of_another_network_are_refused(ended, net, capsys):
     _, masks, _ = net
     assert ended("shrink", "resnet20", "--masks", masks, "--dry-run") == 2
     assert "these masks do not fit" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import signal
 import sys
 
 import pytest
@@ -24,31 +23,15 @@ zoo:
 """
 
 
-@pytest.fixture(autouse=True)
-def signals_put_back():
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def ended(*arguments):
-    """The exit status of thrifty zoo."""
-    try:
-        main(["zoo", *map(str, arguments)])
-    except SystemExit as exit:
-        return exit.code or 0
-    return 0
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(ended, tmp_path_factory):
     """A folder with a recipe, a zoo and its twins."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "r.yaml").write_text(RECIPE)
-    assert ended("train", folder / "r.yaml", "--out", folder / "zoo", "--workers", 1, "-q") == 0
+    trained = ["--out", folder / "zoo", "--workers", 1, "-q"]
+    assert ended("zoo", "train", folder / "r.yaml", *trained) == 0
     more = ["--sparsity", ".5", ".9", "--epochs", 1, "--variational-epochs", 2, "-q"]
-    assert ended("twins", folder / "zoo", *more, "--out", folder / "twins") == 0
+    assert ended("zoo", "twins", folder / "zoo", *more, "--out", folder / "twins") == 0
     return folder
 
 
@@ -60,8 +43,8 @@ def place(made, tmp_path, monkeypatch):
     return tmp_path / "made"
 
 
-def test_training_says_what_came_out_beside_what_was_published(place, capsys):
-    assert ended("train", "r.yaml", "--out", "new", "-n", "2", "--workers", 1) == 0
+def test_training_says_what_came_out_beside_what_was_published(ended, place, capsys):
+    assert ended("zoo", "train", "r.yaml", "--out", "new", "-n", "2", "--workers", 1) == 0
     out, err = capsys.readouterr()
     assert "new: 2 models, 2 epochs" in out
     assert re.search(r"test accuracy \d+\.\d % \(\d+\.\d to \d+\.\d\)", out)
@@ -70,34 +53,34 @@ def test_training_says_what_came_out_beside_what_was_published(place, capsys):
     assert re.search(r"100\.0 % +[\d.,]+ models x epochs a second, 0\.0 min left", err)
 
 
-def test_a_zoo_that_is_done_is_read_and_grows(place, capsys):
-    assert ended("train", "r.yaml", "--out", "new", "-n", "2", "-q", "--workers", 1) == 0
-    assert ended("train", "r.yaml", "--out", "new", "-q", "--workers", 1) == 0
+def test_a_zoo_that_is_done_is_read_and_grows(ended, place, capsys):
+    assert ended("zoo", "train", "r.yaml", "--out", "new", "-n", "2", "-q", "--workers", 1) == 0
+    assert ended("zoo", "train", "r.yaml", "--out", "new", "-q", "--workers", 1) == 0
     out, err = capsys.readouterr()
     assert "new: 6 models" in out
     assert err == ""
     assert len(thrifty.Zoo("new")) == 6
 
 
-def test_overrides_reach_into_the_zoo_with_its_name_and_without(place):
+def test_overrides_reach_into_the_zoo_with_its_name_and_without(ended, place):
     said = ["train.epochs=1", "zoo.seeds=1", "grid.lr=[1e-3, 1e-4]"]
-    assert ended("train", "r.yaml", *said, "--out", "new", "-q") == 0
+    assert ended("zoo", "train", "r.yaml", *said, "--out", "new", "-q") == 0
     zoo = thrifty.Zoo("new")
     assert (len(zoo), zoo.epochs[-1]) == (4, 1)
 
 
-def test_twins_say_what_each_method_came_to(place, capsys):
-    assert ended("twins", "zoo", "--sparsity", ".5", "--epochs", 1, "--variational-epochs", 2,
-                 "--out", "twins") == 0  # fmt: skip
+def test_twins_say_what_each_method_came_to(ended, place, capsys):
+    more = ["--epochs", 1, "--variational-epochs", 2, "--out", "twins"]
+    assert ended("zoo", "twins", "zoo", "--sparsity", ".5", *more) == 0
     out, _ = capsys.readouterr()
     assert "twins: 18 twins" in out
     assert re.search(r"^magnitude at 0\.5: test accuracy .*; sparsity 49\.6 %", out, re.M)
     assert re.search(r"^variational: test accuracy .*; sparsity ", out, re.M)
 
 
-def test_a_zoo_and_its_twins_that_were_moved_are_gone_on_with(place):
-    assert ended("twins", "zoo", "--sparsity", ".8", "--epochs", 1, "--variational-epochs", 2,
-                 "--out", "twins", "-q") == 0  # fmt: skip
+def test_a_zoo_and_its_twins_that_were_moved_are_gone_on_with(ended, place):
+    more = ["--epochs", 1, "--variational-epochs", 2, "--out", "twins", "-q"]
+    assert ended("zoo", "twins", "zoo", "--sparsity", ".8", *more) == 0
     assert len(thrifty.Zoo("twins").where("method == 'magnitude'")) == 18
 
 
@@ -123,29 +106,29 @@ def test_mnist_hyp_is_the_published_grid():
     assert zoo_recipe_of(values, where).models == 2560
 
 
-def test_models_are_exported_one_by_one(place, capsys):
-    assert ended("export", "zoo", "--out", "models") == 0
+def test_models_are_exported_one_by_one(ended, place, capsys):
+    assert ended("zoo", "export", "zoo", "--out", "models") == 0
     assert len(list((place / "models").glob("*.safetensors"))) == 6
     assert "6 models exported" in capsys.readouterr().out
     thrifty.load(place / "models" / "00003.safetensors")
 
 
-def test_twins_of_the_first_models_only_are_made(place, capsys):
-    assert ended("twins", "zoo", "--method", "magnitude", "--sparsity", ".5", "--epochs", 1,
+def test_twins_of_the_first_models_only_are_made(ended, place, capsys):
+    assert ended("zoo", "twins", "zoo", "--method", "magnitude", "--sparsity", ".5", "--epochs", 1,
                  "-n", 2, "--out", "few", "-q") == 0  # fmt: skip
     assert "few: 2 twins" in capsys.readouterr().out
 
 
-def test_a_zoo_is_joined_into_few_files(place, capsys):
-    assert ended("join", "zoo", "--out", "joined") == 0
+def test_a_zoo_is_joined_into_few_files(ended, place, capsys):
+    assert ended("zoo", "join", "zoo", "--out", "joined") == 0
     assert "joined: 6 models, 4 shards" in capsys.readouterr().out
-    assert ended("train", "r.yaml", "--out", "joined", "-q") != 0
+    assert ended("zoo", "train", "r.yaml", "--out", "joined", "-q") != 0
     assert "was joined from another zoo" in capsys.readouterr().err
 
 
-def test_a_report_is_written(place, capsys, monkeypatch):
+def test_a_report_is_written(ended, place, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "altair", None)
-    assert ended("report", "zoo", "twins", "--out", "both") == 0
+    assert ended("zoo", "report", "zoo", "twins", "--out", "both") == 0
     assert "report.html" in capsys.readouterr().out
     assert (place / "both" / "report.html").is_file()
 
@@ -180,10 +163,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_mistake_is_told_and_nothing_is_made(name, place, capsys):
+def test_a_mistake_is_told_and_nothing_is_made(ended, name, place, capsys):
     arguments, message = WRONG[name]
     before = sorted(p.name for p in place.iterdir())
-    assert ended(*arguments) == 2
+    assert ended("zoo", *arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("thrifty: ")
@@ -191,20 +174,20 @@ def test_a_mistake_is_told_and_nothing_is_made(name, place, capsys):
     assert sorted(p.name for p in place.iterdir()) == before
 
 
-def test_ray_that_is_not_installed_is_told(place, capsys, monkeypatch):
+def test_ray_that_is_not_installed_is_told(ended, place, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert ended("train", "r.yaml", "--out", "new", "--executor", "ray") == 2
+    assert ended("zoo", "train", "r.yaml", "--out", "new", "--executor", "ray") == 2
     assert "pip install 'thrifty[ray]'" in capsys.readouterr().err
     assert not (place / "new").exists()
 
 
-def test_a_zoo_in_use_is_told(place, capsys):
+def test_a_zoo_in_use_is_told(ended, place, capsys):
     with Folder(place / "zoo").lock():
-        assert ended("train", "r.yaml", "--out", "zoo") == 2
+        assert ended("zoo", "train", "r.yaml", "--out", "zoo") == 2
     assert "zoo is in use by process" in capsys.readouterr().err
 
 
-def test_models_that_diverged_are_counted(place, capsys):
+def test_models_that_diverged_are_counted(ended, place, capsys):
     said = ["grid.optimizer=sgd", "grid.act=relu", "grid.lr=[.01, 1e20]", "seeds=2"]
-    assert ended("train", "r.yaml", *said, "--out", "new", "-q") == 0
+    assert ended("zoo", "train", "r.yaml", *said, "--out", "new", "-q") == 0
     assert "2 models diverged; they are flagged in the index" in capsys.readouterr().out
