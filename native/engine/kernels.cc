@@ -32,7 +32,7 @@ THRIFTY_INLINE void finish(const Job& job, int c, V (&sum)[rows * columns]) {
       for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 16
         for (int i = 0; i < columns; ++i) {
-          sum[r * columns + i] += load(x + r * step.x_row + i * kLanes);
+          sum[r * columns + i] += load(x + r * step.x_row + i * kLanes) * step.a;
         }
       }
     } else {

@@ -16,7 +16,7 @@ enum class Do : std::int32_t {
 };
 
 // `a` and `b` are the numbers of the step; `x` and `h` other values at the same place as the
-// result: y + x, y * x, and h * y + (1 - y) * x.
+// result: y + a * x, y * x, and h * y + (1 - y) * x.
 struct Step {
   Do what;
   float a, b;

@@ -154,7 +154,7 @@ struct Reference {
       case Do::elu: return v > 0 ? v : step.a * std::expm1(v);
       case Do::scale: return v * step.a;
       case Do::shift: return v + step.a;
-      case Do::add: return v + other;
+      case Do::add: return v + step.a * other;
       case Do::mul: return v * other;
       case Do::blend: return other + v * (at(step.h, image, c, y, x) - other);
     }

@@ -100,7 +100,7 @@ inline V stepped(V y, const Step& step, std::size_t x_at, std::size_t h_at) {
     case Do::elu: return y > zero ? y : (y != y ? y : step.a * (exponential(at_most(y, zero)) - 1.0f));
     case Do::scale: return y * step.a;
     case Do::shift: return y + step.a;
-    case Do::add: return y + load(step.x + x_at);
+    case Do::add: return y + load(step.x + x_at) * step.a;
     case Do::mul: return y * load(step.x + x_at);
     case Do::blend: {
       const V x = load(step.x + x_at);

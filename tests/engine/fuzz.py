@@ -57,6 +57,7 @@ STEPS = (
     {"do": "add", "input": 1},
     {"do": "mul", "input": 1},
     {"do": "blend", "h": 1, "x": 1},
+    {"do": "add_scaled", "input": 1, "by": 0.5},
 )
 
 

@@ -143,6 +143,7 @@ def test_steps_with_other_values_come_in_order(target):
         {"do": "sigmoid"},
         {"do": "blend", "h": 1, "x": 2},
         {"do": "mul", "input": 2},
+        {"do": "add_scaled", "input": 1, "by": -1.5},
     ]
     with use(target):
         net = engine(
@@ -158,7 +159,7 @@ def test_steps_with_other_values_come_in_order(target):
         )
     y = F.conv2d(torch.from_numpy(x), torch.from_numpy(weight), padding=1).numpy()
     gate = 1 / (1 + np.exp(-(y + h)))
-    close(net(x, h, carried), (h * gate + (1 - gate) * carried) * carried)
+    close(net(x, h, carried), (h * gate + (1 - gate) * carried) * carried - 1.5 * h)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7, 16, 33])

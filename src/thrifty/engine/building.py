@@ -183,7 +183,9 @@ class Builder:
     def _step(self, op: Op, step: Mapping[str, Any]) -> Step:
         do = step["do"]
         a = b = 0.0
-        if do == "clamp":
+        if do in ("add", "add_scaled"):
+            do, a = "add", float(step.get("by", 1.0))
+        elif do == "clamp":
             a, b = float(step["low"]), float(step["high"])
         elif do in ("leaky_relu", "elu", "scale", "shift"):
             a = float(step[{"leaky_relu": "slope", "elu": "alpha"}.get(do, "by")])
@@ -264,7 +266,7 @@ def _binary(build: Builder, op: Op, tensors: Tensors) -> None:
     if op.kind == "sub":
         minus = np.full(build.shape(op.inputs[1])[0], -1.0)
         if alike:
-            before = (_STEPS.index("add"), 0.0, 0.0, first, -1)
+            before = (_STEPS.index("add"), 1.0, 0.0, first, -1)
             build.emit("pointwise", op, [second], out, steps=[before, *steps], scale=minus)
             return
         # a - b = -(-a + b): the smaller value cannot be scaled alone.
@@ -280,7 +282,7 @@ def _binary(build: Builder, op: Op, tensors: Tensors) -> None:
         build.emit("channel_scale", op, [out, second], out, steps=[flip, *steps], largest=True)
         return
     if alike:
-        before = (_STEPS.index(op.kind), 0.0, 0.0, second, -1)
+        before = (_STEPS.index(op.kind), 1.0, 0.0, second, -1)
         build.emit("pointwise", op, [first], out, steps=[before, *steps])
     else:
         build.emit("channel_scale", op, [first, second], out, steps=steps, largest=op.kind == "add")

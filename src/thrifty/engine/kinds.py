@@ -114,10 +114,12 @@ STEPS: Mapping[str, Mapping[str, Check]] = {
     "scale": {"by": number},
     "shift": {"by": number},
     "add": {"input": whole(1)},
+    "add_scaled": {"input": whole(1), "by": number},
     "mul": {"input": whole(1)},
     "blend": {"h": whole(1), "x": whole(1)},
 }
-"""What may be in ``then``.  With y the result so far, blend is h * y + (1 - y) * x."""
+"""What may be in ``then``.  With y the result so far, add_scaled is y + by * input, and blend is
+h * y + (1 - y) * x."""
 
 FROM_INPUTS = ("input", "h", "x")
 """Fields of steps that are indices into the inputs of the operation."""

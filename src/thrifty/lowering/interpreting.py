@@ -180,6 +180,7 @@ STEPS: Mapping[str, Step] = {
     "scale": lambda y, s, _: y * s["by"],
     "shift": lambda y, s, _: y + s["by"],
     "add": lambda y, s, xs: y + xs[s["input"]],
+    "add_scaled": lambda y, s, xs: y + s["by"] * xs[s["input"]],
     "mul": lambda y, s, xs: y * xs[s["input"]],
     "blend": lambda y, s, xs: xs[s["h"]] * y + (1 - y) * xs[s["x"]],
 }

@@ -1,8 +1,7 @@
 """Weighted sums without a pass for each term: a scale on the way to a sum is done in the sum.
 
-a y + b x is b ((a / b) y + x): steps that an operation does while its result is in registers,
-where ``b x`` of its own would be written to memory and read again.  Each step rounds relatively to
-its own result, so the order costs no accuracy, as long as no quotient leaves the range of float32.
+y + b x is one step that an operation does while its result is in registers, where ``b x`` of its
+own would be written to memory and read again.
 """
 
 from typing import Any
@@ -12,8 +11,6 @@ from thrifty.lowering.graph import STEPPING, Graph
 
 Step = dict[str, Any]
 
-LEAST, MOST = 2.0**-24, 2.0**24
-"""Scales between which all quotients of a sum are harmless."""
 MOST_SUMMED = 16
 """Steps that the engine does in one operation; more would cost a pass as well."""
 
@@ -30,8 +27,7 @@ def scaled_terms(graph: Graph, op: Draft) -> bool:
             continue
         place = step["input"]
         inputs[place] = graph.writer[op.inputs[place]].inputs[0]
-        steps += [{"do": "scale", "by": 1.0 / by}, step, {"do": "scale", "by": by}]
-    steps = _joined(steps)
+        steps.append({"do": "add_scaled", "input": place, "by": by})
     if len(steps) > MOST_SUMMED:
         return False
     before = op.inputs
@@ -56,15 +52,4 @@ def _scaled(graph: Graph, op: Draft, step: Step) -> float | None:
         return None
     if [each["do"] for each in made.then] != ["scale"]:
         return None
-    by = float(made.then[0]["by"])
-    return by if LEAST <= abs(by) <= MOST else None
-
-
-def _joined(steps: list[Step]) -> list[Step]:
-    """Scales in a row are one; a scale of 1 is none."""
-    joined: list[Step] = []
-    for step in steps:
-        if step["do"] == "scale" and joined and joined[-1]["do"] == "scale":
-            step = {"do": "scale", "by": joined.pop()["by"] * step["by"]}
-        joined.append(step)
-    return [step for step in joined if step != {"do": "scale", "by": 1.0}]
+    return float(made.then[0]["by"])
