@@ -1,5 +1,5 @@
 import os
-import time
+import socket
 
 import pytest
 import torch
@@ -37,12 +37,12 @@ def test_a_split_that_is_not_there_is_named(folder):
         load_data(f"hf:{folder}&test_split=tset")
 
 
-def test_without_network_it_fails_at_once_and_says_what_to_do(tmp_path):
-    environment = dict(os.environ)
-    start = time.perf_counter()
+def test_without_network_it_asks_none_and_says_what_to_do(tmp_path, monkeypatch):
+    environment, asked = dict(os.environ), []
+    monkeypatch.setattr(socket.socket, "connect", lambda *where: asked.append(where))
     with pytest.raises(UserError, match="with network load .*download=true.*parquet:DIR"):
         load_data(f"hf:nobody/nothing?cache={tmp_path}")
-    assert time.perf_counter() - start < 2
+    assert not asked
     assert dict(os.environ) == environment
 
 

@@ -213,7 +213,6 @@ def test_a_full_disk_stops_with_what_is_done_kept(finished, tmp_path, monkeypatc
 
 
 def test_what_cannot_work_is_said_before_any_training(tmp_path):
-    started = time.monotonic()
     for change, message in [
         ({"prune": {"sparsity": [0.9999]}}, "highest sparsity of this network"),
         ({"prune": {"keep": ["convx"]}}, "matches no prunable layer; there is conv1.weight"),
@@ -223,7 +222,7 @@ def test_what_cannot_work_is_said_before_any_training(tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             run(make({**TINY, **change}), tmp_path / "run")
-    assert time.monotonic() - started < 10
+    assert not list((tmp_path / "run").glob("steps/*"))
 
 
 def test_pretrained_weights_are_the_parent_as_they_are(finished, tmp_path):
