@@ -42,6 +42,23 @@ def test_it_is_drawn_first_where_one_data_set_has_several_networks(both, some_fr
     assert "networks" not in default_charts(alone)
 
 
+def test_networks_that_see_the_same_inputs_in_other_ways_are_shown_together(both):
+    other = [r for r in both.records if r.model.startswith("thriftynet")]
+    assert other
+    own = Front(tuple(r for r in both.records if r not in other))
+    seen = Front((*own.records, *(replace(r, data=f"{r.data}?normalize=half") for r in other)))
+    assert len(by_data(seen)) == 1 and "networks" in default_charts(seen)
+    fewer = Front((*own.records, *(replace(r, data=f"{r.data}?train=100") for r in other)))
+    assert len(by_data(fewer)) == 2 and "networks" not in default_charts(fewer)
+
+
+def test_one_network_that_sees_the_inputs_in_two_ways_is_two_lines(some_front):
+    one = some_front(["magnitude"])
+    two = Front((*one.records, *(replace(r, data=f"{r.data}?normalize=half") for r in one.records)))
+    names = {row["network"] for row in series_rows(by_data(two)[0], "params")}
+    assert len(names) == 2 and any("normalize=half" in name for name in names)
+
+
 def test_networks_that_were_only_trained_are_shown_together(both):
     trained = Front(tuple(r for r in both.records if r.method == "dense"))
     assert default_charts(trained) == ["networks"]

@@ -4,6 +4,9 @@ Two runs may hold the same method at the same level and seed, cut from different
 network trained with an incentive and one trained without.  As one method they would be averaged,
 as if they were seeds; so each then carries the name of its run.
 
+Networks that were only trained, one way in one run and another way in another (from a teacher and
+without), are no seeds of each other either: such a network carries the name of its run itself.
+
 And two runs may begin at networks of other names that are alike: what was trained with an
 incentive and without lies in two folders.  Where gates were read in the same layers of both, they
 are taken for one network, so that they are shown side by side.
@@ -27,7 +30,8 @@ def combined(fronts: Sequence[Front], folders: Sequence[Path | str]) -> Front:
         fronts: one a run.
         folders: where each lies; the same folder may be given twice.
     """
-    names, fronts = run_names(folders), _alike(fronts)
+    names = run_names(folders)
+    fronts = _alike(_trained_apart(fronts, names))
     apart = _clashing(fronts)
     found: dict[tuple[str, float, str], Record] = {}
     for front, name in zip(fronts, names, strict=True):
@@ -63,6 +67,28 @@ def run_names(folders: Sequence[Path | str]) -> list[str]:
         if len(set(names)) == len(set(paths)):
             break
     return names if paths else []
+
+
+def _trained_apart(fronts: Sequence[Front], names: Sequence[str]) -> list[Front]:
+    """The fronts, networks only trained under another name where others of that name differ."""
+    keys: dict[tuple[str, str, int], set[str]] = {}
+    for front in fronts:
+        for r in front.records:
+            if r.method == DENSE:
+                keys.setdefault((r.model, r.data, r.seed), set()).add(r.key)
+    differ = {(model, data) for (model, data, _), found in keys.items() if len(found) > 1}
+    made = []
+    for front, name in zip(fronts, names, strict=True):
+        more = {(r.model, r.data) for r in front.records if r.method not in (DENSE, CONTROL)}
+        more |= {(reading.model, reading.data) for reading in front.readings}
+        records = (
+            replace(r, model=f"{r.model} ({name.replace('/', ' ')})")
+            if (r.model, r.data) in differ - more
+            else r
+            for r in front.records
+        )
+        made.append(replace(front, records=tuple(records)))
+    return made
 
 
 def _alike(fronts: Sequence[Front]) -> list[Front]:

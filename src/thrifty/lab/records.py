@@ -138,6 +138,22 @@ def titled(model: str, data: str) -> str:
     return f"{model.replace(chr(92), '/').rstrip('/').rpartition('/')[2]} on {name}"
 
 
+PREPARED = ("normalize", "shift", "flip")
+"""Options of data that change how a network sees them, and not what it is examined on."""
+
+
+def examined(data: str) -> str:
+    """The data that a network is examined on, whichever way it sees them.
+
+    Example:
+        >>> examined("parquet:cifar10?normalize=imagenet&train=1000")
+        'parquet:cifar10?train=1000'
+    """
+    name, _, options = data.partition("?")
+    kept = [o for o in options.split("&") if o and o.partition("=")[0] not in PREPARED]
+    return "?".join([name, *filter(None, ["&".join(kept)])])
+
+
 def points(records: Iterable[Record]) -> list[Point]:
     """Means over seeds by (model, data, method, level or threshold), in first-seen order."""
     groups: dict[tuple[object, ...], list[Record]] = {}

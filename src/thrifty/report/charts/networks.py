@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thrifty.lab.front import Cost, Front
-from thrifty.lab.records import CONTROL, DENSE, Point, titled
+from thrifty.lab.records import CONTROL, DENSE, Point, examined, titled
 from thrifty.report import REPORTS
 from thrifty.report.extra import altair
 from thrifty.report.look import WIDTH, finished, grid, note, panel_title
@@ -51,11 +51,14 @@ def networks_chart(front: Front, *, colors: Mapping[str, str] | None = None) -> 
 
 
 def by_data(front: Front) -> list[list[Point]]:
-    """The points of each data set, dense networks and pruned ones, in first-seen order."""
+    """The points of each data set, dense networks and pruned ones, in first-seen order.
+
+    However the inputs are prepared, networks that are examined on the same are shown together.
+    """
     groups: dict[str, list[Point]] = {}
     for point in front.points:
         if point.method != CONTROL:
-            groups.setdefault(point.data, []).append(point)
+            groups.setdefault(examined(point.data), []).append(point)
     return list(groups.values())
 
 
@@ -67,11 +70,13 @@ def several(front: Front) -> bool:
 def series_rows(points: Sequence[Point], of: Cost) -> list[Row]:
     """A row for each point that has the cost; a dense network is the first of all its lines."""
     rows = []
-    for model in dict.fromkeys(p.model for p in points):
-        own = [p for p in points if p.model == model]
+    for model, data in dict.fromkeys((p.model, p.data) for p in points):
+        own = [p for p in points if (p.model, p.data) == (model, data)]
         dense = [p for p in own if p.method == DENSE]
         methods = list(dict.fromkeys(p.method for p in own if p.method != DENSE))
         name = titled(model, "").removesuffix(" on ")
+        if any(p.model == model and p.data != data for p in points):
+            name += f", {data.partition('?')[2] or 'prepared as usual'}"
         for method in methods or [DENSE]:
             label = name if method == DENSE else f"{name}, {method}"
             line = dense + [p for p in own if p.method == method and method != DENSE]
