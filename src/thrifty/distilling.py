@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from thrifty.running import (
     MANY,
     Device,
+    Distributed,
     Json,
     Out,
     Silent,
@@ -51,6 +52,7 @@ def distill(
     threads: Threads = None,
     workers: Workers = None,
     device: Device = None,
+    distributed: Distributed = False,
     json: Json = False,
     quiet: Silent = False,
 ) -> None:
@@ -116,7 +118,8 @@ def distill(
             epochs=epochs, lr=lr, gate=gate_given(gate_cost, gate), clip=clip, distill=said
         ),
         "prune": {"method": []},
-        "machine": given(threads=threads, workers=workers, device=device),
+        "machine": given(threads=threads, workers=workers, device=device)
+        | ({"distributed": True} if distributed else {}),
     }
     recipe = make(overridden(values, set or ()), "thrifty distill", NAMES)
     run_and_show(recipe, out, json, quiet)
