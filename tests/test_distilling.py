@@ -89,6 +89,7 @@ MISTAKES = {
         ["--teacher", "TEACHER", "--set", "train.distill.beta=2"],
         "beta: of kind dkd alone",
     ),
+    "alone": (["--teacher", "TEACHER", "--distributed"], "start it as: torchrun"),
     "no epochs": (["--teacher", "TEACHER", "--epochs", "0"], "train.epochs is 0"),
     "weights not there": (
         ["--teacher", "TEACHER", "--teacher-weights", "x.pt"],
