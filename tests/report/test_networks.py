@@ -6,7 +6,7 @@ import pytest
 
 from thrifty.lab.front import Front
 from thrifty.report import REPORTS
-from thrifty.report.charts.networks import by_data, series_rows, several
+from thrifty.report.charts.networks import by_data, series_rows, several, short_names
 from thrifty.report.page import default_charts, write_page
 
 
@@ -30,7 +30,7 @@ def test_a_line_begins_at_the_dense_network_and_a_trained_one_is_a_point(both):
             assert line[0]["y"] == dense.accuracy
             assert len(line) > 1
         else:
-            assert (name, [row["x"] for row in line]) == ("thriftynet?budget=4k", [77])
+            assert (name, [row["x"] for row in line]) == ("thriftynet", [77])
 
 
 def test_it_is_drawn_first_where_one_data_set_has_several_networks(both, some_front):
@@ -57,6 +57,17 @@ def test_one_network_that_sees_the_inputs_in_two_ways_is_two_lines(some_front):
     two = Front((*one.records, *(replace(r, data=f"{r.data}?normalize=half") for r in one.records)))
     names = {row["network"] for row in series_rows(by_data(two)[0], "params")}
     assert len(names) == 2 and any("normalize=half" in name for name in names)
+
+
+def test_networks_are_told_apart_by_what_differs():
+    wide = "thriftynet?budget=8k&act=relu"
+    names = short_names([wide, f"{wide} (taught)", "thriftynet?budget=4k&act=relu", "runs/cut-0.5"])
+    assert names == {
+        wide: "thriftynet?budget=8k",
+        f"{wide} (taught)": "thriftynet?budget=8k (taught)",
+        "thriftynet?budget=4k&act=relu": "thriftynet?budget=4k",
+        "runs/cut-0.5": "cut-0.5",
+    }
 
 
 def test_networks_that_were_only_trained_are_shown_together(both):

@@ -70,11 +70,12 @@ def several(front: Front) -> bool:
 def series_rows(points: Sequence[Point], of: Cost) -> list[Row]:
     """A row for each point that has the cost; a dense network is the first of all its lines."""
     rows = []
+    names = short_names(list(dict.fromkeys(p.model for p in points)))
     for model, data in dict.fromkeys((p.model, p.data) for p in points):
         own = [p for p in points if (p.model, p.data) == (model, data)]
         dense = [p for p in own if p.method == DENSE]
         methods = list(dict.fromkeys(p.method for p in own if p.method != DENSE))
-        name = titled(model, "").removesuffix(" on ")
+        name = names[model]
         if any(p.model == model and p.data != data for p in points):
             name += f", {data.partition('?')[2] or 'prepared as usual'}"
         for method in methods or [DENSE]:
@@ -86,6 +87,29 @@ def series_rows(points: Sequence[Point], of: Cost) -> list[Row]:
                 if (x := place(p, of)) is not None
             ]
     return rows
+
+
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """What networks are called beside each other: options that all of a name have are left out.
+
+    Example:
+        >>> list(short_names(["vgg16?width=2&size=64", "vgg16?size=64", "lenet?width=2"]).values())
+        ['vgg16?width=2', 'vgg16', 'lenet']
+    """
+    parts = {model: _parts(titled(model, "").removesuffix(" on ")) for model in models}
+    named = {}
+    for model, (name, options, run) in parts.items():
+        others = [theirs for at, theirs, _ in parts.values() if at == name]
+        told = [o for o in options if not all(o in theirs for theirs in others)]
+        named[model] = "?".join([name, *filter(None, ["&".join(told)])]) + run
+    return named
+
+
+def _parts(model: str) -> tuple[str, list[str], str]:
+    """A network's name, its options, and the run in brackets, if there are any."""
+    spec, bracket, run = model.partition(" (")
+    name, _, options = spec.partition("?")
+    return name, [o for o in options.split("&") if o], bracket + run
 
 
 def _block(points: Sequence[Point]) -> Any:
