@@ -90,14 +90,13 @@ def _run_and_show(recipe: "Recipe", out: Path | None, as_json: bool, quiet: bool
 
 def reported(front: "Front", store: Any, folder: Path) -> list[Path]:
     """Write the report of a front into a folder; the files that were written."""
-    from thrifty.lab.records import titled
+    from thrifty.lab.naming import title_of
     from thrifty.report.write import write_report
 
     about = store.conditions()
     shown = dict(about["conditions"]) | {"recipe": store.recipe.read_text()}
-    names = list(dict.fromkeys(titled(r.model, r.data) for r in front.records))
-    title = ", ".join(names[:3]) + (", ..." if names[3:] else "")
-    title = title or titled(about["model"], about["data"])
+    title = title_of((r.model, r.data) for r in front.records)
+    title = title or title_of([(about["model"], about["data"])])
     return write_report(front, folder, title=title, conditions=shown)
 
 

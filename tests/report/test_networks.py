@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from thrifty.lab.front import Front
+from thrifty.lab.naming import short_names
 from thrifty.report import REPORTS
-from thrifty.report.charts.networks import by_data, series_rows, several, short_names
+from thrifty.report.charts.networks import by_data, series_rows, several
 from thrifty.report.page import default_charts, write_page
 
 

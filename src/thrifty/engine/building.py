@@ -14,6 +14,7 @@ import numpy as np
 from thrifty.engine.chains import MOVES, Chains, Moved
 from thrifty.engine.choosing import Choices, sources
 from thrifty.engine.folding import Array, Tensors, folded, scale_and_shift
+from thrifty.engine.kinds import STEPS_AT_ONCE
 from thrifty.engine.program import Op, Shape
 from thrifty.engine.shapes import kernel_shape
 
@@ -21,7 +22,6 @@ MOST_SIDE = 4096
 """Of kernels, strides, paddings and dilations."""
 MOST_NUMBERS = 1 << 27
 """Of a value, for one image."""
-MOST_STEPS = 16
 
 _STEPS = (
     *("relu", "clamp", "silu", "hardswish", "sigmoid", "hardsigmoid", "tanh", "gelu", "gelu_tanh"),
@@ -142,16 +142,16 @@ class Builder:
             if said[key] is not None:
                 said[key] = np.ascontiguousarray(said[key], dtype)
         name = op.name or op.output
-        self.net.add(kind, name, list(inputs), output, steps[:MOST_STEPS], **said)
+        self.net.add(kind, name, list(inputs), output, steps[:STEPS_AT_ONCE], **said)
         self.numbers.append(-1)
-        for start in range(MOST_STEPS, len(steps), MOST_STEPS):
+        for start in range(STEPS_AT_ONCE, len(steps), STEPS_AT_ONCE):
             # A value may be written again: what reads it later reads the newer one.
             self.net.add(
                 "pointwise",
                 name,
                 [output],
                 output,
-                steps[start : start + MOST_STEPS],
+                steps[start : start + STEPS_AT_ONCE],
                 **{**said, "weight": None, "scale": None, "shift": None, "places": None},
             )
             self.numbers.append(-1)

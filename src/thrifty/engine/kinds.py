@@ -14,6 +14,8 @@ from thrifty.errors import UserError
 from thrifty.registry import suggest
 
 MOST_SIDE, MOST_STEPS, MOST_INT = 1 << 20, 64, 1 << 28
+STEPS_AT_ONCE = 16
+"""Of an operation, that the compiled engine does in one pass (plan.h, kMostSteps)."""
 LARGEST = 3.4028235e38
 """Of float32; what is written with more digits is rounded to it."""
 

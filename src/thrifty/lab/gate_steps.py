@@ -26,7 +26,8 @@ from thrifty.lab.gating import (
     unit_of,
     unmeasured,
 )
-from thrifty.lab.records import DENSE, titled
+from thrifty.lab.naming import titled
+from thrifty.lab.records import DENSE
 from thrifty.lab.store import Step
 from thrifty.nets import file_of
 from thrifty.pruning.allocation import Budget

@@ -125,35 +125,6 @@ class Point(Shown):
     epochs: int
 
 
-def titled(model: str, data: str) -> str:
-    """A network on a data set, as a title names them: no folders, no options of the data.
-
-    Example:
-        >>> titled("resnet20?width=2", "parquet:/some/where/cifar10?train=1000")
-        'resnet20?width=2 on cifar10'
-    """
-    name, _, place = data.partition("?")[0].replace("\\", "/").partition(":")
-    if place and name not in ("mnist", "fashion_mnist"):
-        name = place.rstrip("/").rpartition("/")[2]
-    return f"{model.replace(chr(92), '/').rstrip('/').rpartition('/')[2]} on {name}"
-
-
-PREPARED = ("normalize", "shift", "flip")
-"""Options of data that change how a network sees them, and not what it is examined on."""
-
-
-def examined(data: str) -> str:
-    """The data that a network is examined on, whichever way it sees them.
-
-    Example:
-        >>> examined("parquet:cifar10?normalize=imagenet&train=1000")
-        'parquet:cifar10?train=1000'
-    """
-    name, _, options = data.partition("?")
-    kept = [o for o in options.split("&") if o and o.partition("=")[0] not in PREPARED]
-    return "?".join([name, *filter(None, ["&".join(kept)])])
-
-
 def points(records: Iterable[Record]) -> list[Point]:
     """Means over seeds by (model, data, method, level or threshold), in first-seen order."""
     groups: dict[tuple[object, ...], list[Record]] = {}

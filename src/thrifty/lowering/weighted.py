@@ -6,13 +6,11 @@ own would be written to memory and read again.
 
 from typing import Any
 
+from thrifty.engine.kinds import STEPS_AT_ONCE
 from thrifty.lowering.building import Draft
 from thrifty.lowering.graph import STEPPING, Graph
 
 Step = dict[str, Any]
-
-MOST_SUMMED = 16
-"""Steps that the engine does in one operation; more would cost a pass as well."""
 
 
 def scaled_terms(graph: Graph, op: Draft) -> bool:
@@ -28,7 +26,7 @@ def scaled_terms(graph: Graph, op: Draft) -> bool:
         place = step["input"]
         inputs[place] = graph.writer[op.inputs[place]].inputs[0]
         steps.append({"do": "add_scaled", "input": place, "by": by})
-    if len(steps) > MOST_SUMMED:
+    if len(steps) > STEPS_AT_ONCE:  # more would cost a pass as well
         return False
     before = op.inputs
     op.inputs = inputs

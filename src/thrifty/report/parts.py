@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from thrifty.lab.front import Front
-from thrifty.lab.records import CONTROL, DENSE, titled
+from thrifty.lab.naming import titled
+from thrifty.lab.records import CONTROL, DENSE
 
 CONTROL_NAME = "dense, trained on"
 DENSE_COLOR, CONTROL_COLOR = "#3d3d3d", "#8a8a8a"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from thrifty.errors import UserError
 from thrifty.files import write_bytes, write_text
-from thrifty.lab.records import titled
+from thrifty.lab.naming import titled
 from thrifty.lab.sensitive import Sensitivity
 from thrifty.registry import suggest
 from thrifty.report.extra import altair, vl_convert

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from thrifty.lab.records import titled
+from thrifty.lab.naming import titled
 from thrifty.lab.sensitive import Sensitive, Sensitivity, Tried
 from thrifty.report.extra import altair
 from thrifty.report.look import WIDTH, finished

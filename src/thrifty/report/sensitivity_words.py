@@ -1,7 +1,7 @@
 """How sensitive the layers of a network are, in sentences: from the rows alone."""
 
 from thrifty.census.words import percent
-from thrifty.lab.records import titled
+from thrifty.lab.naming import titled
 from thrifty.lab.sensitive import Sensitive, Sensitivity, Tried
 
 MOST = 3

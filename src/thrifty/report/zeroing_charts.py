@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from thrifty.census.words import percent, threshold
-from thrifty.lab.records import titled
+from thrifty.lab.naming import titled
 from thrifty.lab.zeroed import Series, Zeroed, Zeroing
 from thrifty.report.extra import altair
 from thrifty.report.look import WIDTH, finished, note

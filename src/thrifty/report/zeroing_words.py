@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from thrifty.census.words import percent
-from thrifty.lab.records import titled
+from thrifty.lab.naming import titled
 from thrifty.lab.zeroed import SERIES, Series, Zeroed, Zeroing
 from thrifty.report.headline import MAX_DROP
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thrifty.lab.front import Cost, Front
-from thrifty.lab.records import CONTROL, DENSE, Point, examined, titled
+from thrifty.lab.naming import examined, short_names, titled
+from thrifty.lab.records import CONTROL, DENSE, Point
 from thrifty.report import REPORTS
 from thrifty.report.extra import altair
 from thrifty.report.look import WIDTH, finished, grid, note, panel_title
@@ -87,29 +88,6 @@ def series_rows(points: Sequence[Point], of: Cost) -> list[Row]:
                 if (x := place(p, of)) is not None
             ]
     return rows
-
-
-def short_names(models: Sequence[str]) -> dict[str, str]:
-    """What networks are called beside each other: options that all of a name have are left out.
-
-    Example:
-        >>> list(short_names(["vgg16?width=2&size=64", "vgg16?size=64", "lenet?width=2"]).values())
-        ['vgg16?width=2', 'vgg16', 'lenet']
-    """
-    parts = {model: _parts(titled(model, "").removesuffix(" on ")) for model in models}
-    named = {}
-    for model, (name, options, run) in parts.items():
-        others = [theirs for at, theirs, _ in parts.values() if at == name]
-        told = [o for o in options if not all(o in theirs for theirs in others)]
-        named[model] = "?".join([name, *filter(None, ["&".join(told)])]) + run
-    return named
-
-
-def _parts(model: str) -> tuple[str, list[str], str]:
-    """A network's name, its options, and the run in brackets, if there are any."""
-    spec, bracket, run = model.partition(" (")
-    name, _, options = spec.partition("?")
-    return name, [o for o in options.split("&") if o], bracket + run
 
 
 def _block(points: Sequence[Point]) -> Any:
