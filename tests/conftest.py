@@ -47,6 +47,14 @@ def signals_put_back() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_process() -> Iterator[None]:
+    """A run that names no workers takes this process: starting others takes seconds each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("thrifty.lab.executor.cores", lambda: 1)
+        yield
+
+
 @pytest.fixture(scope="session")
 def ended() -> Callable[..., int]:
     """Runs a command in this process: its words, as texts or paths, to its exit status."""

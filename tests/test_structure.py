@@ -20,6 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
     "errors": 0,
+    "cores": 0,
     "registry": 0,
     "files": 0,
     "shown": 0,

@@ -318,14 +318,13 @@ def shown_by(tell: Any) -> Any:
 
 def _executor(name: str, workers: int | None) -> tuple["Executor", int]:
     """Who does the jobs, and with how many threads each."""
-    import os
-
+    from thrifty.cores import cores
     from thrifty.lab.executor import InProcess, Processes
     from thrifty.registry import suggest
 
     if workers is not None and workers < 1:
         raise UserError(f"{workers} workers are asked for; there is 1 at least")
-    count = workers or os.cpu_count() or 1
+    count = workers or cores()
     if name == "threads":
         return InProcess(), count
     if name == "processes":

@@ -102,7 +102,8 @@ def test_a_finished_run_is_read_and_not_repeated(finished, monkeypatch):
 def test_a_run_killed_again_and_again_ends_in_the_same_bits(finished, tmp_path, workers, kills):
     folder, recipe = tmp_path / "killed", tmp_path / "r.yaml"
     machine = {"workers": workers, "checkpoint_seconds": 0}
-    recipe.write_text(json.dumps({**TINY, "seeds": 1, "latency": False, "machine": machine}))
+    said = {**TINY, "seeds": 1, "latency": False}
+    recipe.write_text(json.dumps({**said, "machine": machine}))
     command = [sys.executable, "-m", "thrifty", "run", str(recipe), "--out", str(folder), "-q"]
     (tmp_path / "altair.py").write_text("raise ImportError")  # a report without pictures is quick
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)}
@@ -116,7 +117,7 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bits(finished, tmp_path, 
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         wait_until_unlocked(folder)
-    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+    run(make(said), folder)
     first = {name: data for name, data in results(finished).items() if "/seed0-" in name}
     assert results(folder) == first
     assert not list(folder.glob("steps/*/checkpoint.pt"))
@@ -130,19 +131,22 @@ def wait_until_unlocked(folder: Path) -> None:
 
 
 def test_a_killed_worker_is_replaced_and_the_result_is_the_same(finished, tmp_path):
-    killed = []
+    done, killed = [], []
 
     def tell(event):
-        if event.get("done") and not killed:
+        done.extend([event] if event.get("done") else [])
+        if len(done) == 2 and not killed:  # the dense network and one level of the chain
             import multiprocessing
 
             victim = multiprocessing.active_children()[0]
             os.kill(victim.pid, signal.SIGKILL)
             killed.append(victim.pid)
 
-    run(make({**TINY, "latency": False}), tmp_path / "run", executor=Processes(2), tell=tell)
+    said = {**TINY, "seeds": 1, "prune": {"method": "magnitude", "sparsity": [0.5, 0.9]}}
+    recipe = make({**said, "random": False, "control": False, "latency": False})
+    run(recipe, tmp_path / "run", executor=Processes(2), tell=tell)
     assert killed
-    assert results(tmp_path / "run") == results(finished)
+    assert results(tmp_path / "run").items() <= results(finished).items()
 
 
 def test_a_run_is_extended_and_keeps_what_it_has(finished, tmp_path):

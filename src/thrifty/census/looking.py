@@ -1,7 +1,6 @@
 """Look at the weights of networks from anywhere: :func:`thrifty.look`."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from thrifty.census.counts import CHUNK, count
 from thrifty.census.folding import folded
 from thrifty.census.roles import CONVENTIONS, Convention, counts_in, role_of
 from thrifty.census.transform import dequantised, raw
+from thrifty.cores import cores
 from thrifty.errors import UserError
 from thrifty.shown import printable
 from thrifty.sources import Source, Stored
@@ -93,8 +93,8 @@ def look(
     networks: list[Network] = []
     failed: list[tuple[str, str]] = []
     with ExitStack() as stack:
-        cores = threads or _cores()
-        pool = stack.enter_context(ThreadPoolExecutor(cores)) if cores > 1 else None
+        most = threads or cores()
+        pool = stack.enter_context(ThreadPoolExecutor(most)) if most > 1 else None
         for place in _places(sources, failed):
             tell({"source": place.label})
             try:
@@ -225,9 +225,3 @@ def _thresholds(given: float | Sequence[float]) -> tuple[float, ...]:
 
 def _is_threshold(t: Any) -> bool:
     return not isinstance(t, bool) and isinstance(t, Real) and 0 < float(t) < math.inf
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

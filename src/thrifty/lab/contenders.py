@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thrifty.cores import cores
 from thrifty.errors import MissingExtra, UserError
 from thrifty.lab import measure
 from thrifty.lab.paired import SETTLE, Ratio, Taken, paired, ratio
@@ -158,13 +159,13 @@ def profiled(
 
 
 def _check(batches: Iterable[int], threads: Iterable[int]) -> None:
-    cores = os.cpu_count() or 1
+    most = cores()
     for batch in batches:
         if not 1 <= batch <= 1 << 16:
             raise UserError(f"a batch of {batch} is asked for; it is 1 to {1 << 16:,} inputs")
     for count in threads:
-        if not 1 <= count <= cores:
-            raise UserError(f"{count} threads are asked for; this machine has {cores} cores")
+        if not 1 <= count <= most:
+            raise UserError(f"{count} threads are asked for; {most} cores may be used here")
 
 
 def _runs(
@@ -255,7 +256,7 @@ def measure_conditions(names: Iterable[str]) -> dict[str, Any]:
             continue
     load = " ".join(f"{x:.2f}" for x in os.getloadavg()) if hasattr(os, "getloadavg") else "?"
     return found | {
-        "cores": os.cpu_count() or 1,
+        "cores": cores(),
         "load": load,
         "runtimes": ", ".join(sorted({v for v in versions if not v.startswith("torch ")})),
         "date": datetime.date.today().isoformat(),

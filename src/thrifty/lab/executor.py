@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from thrifty.cores import cores
 from thrifty.errors import UserError
 
 Job = TypeVar("Job")
@@ -171,7 +172,7 @@ class _Post:
 
 def best(workers: int | None, threads: int, jobs: int) -> Executor:
     """Processes where several jobs can run at once, else this process."""
-    count = workers or max(1, (os.cpu_count() or 1) // threads)
+    count = workers or max(1, cores() // threads)
     count = min(count, jobs)
     return Processes(count, threads) if count > 1 else InProcess()
 

@@ -3,12 +3,12 @@
 import copy
 import hashlib
 import math
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from thrifty.cores import cores
 from thrifty.data import Data
 from thrifty.lab.steps import pick_device
 from thrifty.nets import NETS, architecture_of, count_macs, file_of, resolve
@@ -44,7 +44,7 @@ def network_of(
 def fitting_threads(model: nn.Module, data: Data) -> int:
     """1 for a small network, which more threads do not make faster, else every core."""
     large = math.prod(data.shape) > LARGE_INPUT or count_macs(model, data.shape) > LARGE_MACS
-    return (os.cpu_count() or 1) if large else 1
+    return cores() if large else 1
 
 
 def label_of(model: str | Path | nn.Module, network: nn.Module) -> str:
