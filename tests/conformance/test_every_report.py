@@ -10,7 +10,7 @@ from thrifty.errors import MissingExtra
 from thrifty.lab.front import Front
 from thrifty.lab.records import Record
 from thrifty.report import REPORTS
-from thrifty.report.render import svg
+from thrifty.report.render import Drawn
 
 
 def record(method: str, level: float, seed: int, **changes: object) -> Record:
@@ -48,7 +48,7 @@ FRONTS = {
 @pytest.mark.parametrize("front", FRONTS.values(), ids=FRONTS.keys())
 @pytest.mark.parametrize("name", REPORTS.names())
 def test_a_report_draws_a_picture_of_any_front(name, front):
-    root = ElementTree.fromstring(svg(REPORTS.get(name)(front)))
+    root = ElementTree.fromstring(Drawn(REPORTS.get(name)(front)).svg)
     assert root.tag.endswith("svg")
     assert 100 < float(root.attrib["width"]) < 2000
     assert "".join(root.itertext()).strip()

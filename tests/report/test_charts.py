@@ -12,7 +12,7 @@ from thrifty.lab.front import COSTS, Front
 from thrifty.report import REPORTS
 from thrifty.report.charts.layers import layer_rows
 from thrifty.report.parts import CONTROL_COLOR, DENSE_COLOR, method_colors, method_shapes, pairs
-from thrifty.report.render import png, svg, vega_script
+from thrifty.report.render import Drawn, svg, vega_script
 from thrifty.report.rows import domain, place, point_rows, zoomed
 
 
@@ -103,7 +103,7 @@ def test_the_words_of_a_picture_are_text_in_a_font_every_machine_has(front):
 def test_a_png_has_twice_the_size_of_the_picture(front):
     chart = REPORTS.get("layers")(front)
     wide = ElementTree.fromstring(svg(chart)).attrib["width"]
-    content = png(chart)
+    content = Drawn(chart).png()
     assert content.startswith(b"\x89PNG")
     width = int.from_bytes(content[16:20], "big")
     assert width == pytest.approx(2 * float(wide), abs=2)

@@ -24,7 +24,7 @@ from thrifty.report.gate_maps import Grid, Ink, cell_rows, mark_rows, marks, sho
 from thrifty.report.gate_states import State, closed, states, what
 from thrifty.report.page import default_charts, write_page
 from thrifty.report.parts import pairs
-from thrifty.report.render import svg
+from thrifty.report.render import Drawn
 from thrifty.report.threshold_rows import curves, place_of_zero, size_ends
 from thrifty.report.write import write_report
 
@@ -93,7 +93,7 @@ BOTH = {
 
 
 def words(chart: Any) -> str:
-    return " ".join(ElementTree.fromstring(svg(chart)).itertext())
+    return " ".join(ElementTree.fromstring(Drawn(chart).svg).itertext())
 
 
 def found_in(spec: Any, key: str) -> list[Any]:

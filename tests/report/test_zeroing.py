@@ -9,7 +9,7 @@ import pytest
 
 from thrifty.errors import MissingExtra, UserError
 from thrifty.lab.zeroed import Outcome, Zeroed, Zeroing
-from thrifty.report.render import svg
+from thrifty.report.render import Drawn
 from thrifty.report.zeroing import write_zeroing
 from thrifty.report.zeroing_charts import ZEROING_CHARTS, labels
 from thrifty.report.zeroing_words import headline, moved
@@ -115,7 +115,7 @@ STUDIES = {
 @pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES)
 @pytest.mark.parametrize("name", ZEROING_CHARTS)
 def test_a_chart_draws_a_picture_of_any_study(name, study):
-    root = ElementTree.fromstring(svg(ZEROING_CHARTS[name](study)))
+    root = ElementTree.fromstring(Drawn(ZEROING_CHARTS[name](study)).svg)
     assert 100 < float(root.attrib["width"]) < 2500
     words = "".join(root.itertext())
     assert words.strip()

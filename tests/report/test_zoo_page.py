@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from thrifty.errors import MissingExtra, UserError
-from thrifty.report.render import svg
 from thrifty.report.zoo_charts import ZOO_REPORTS
 from thrifty.report.zoo_marks import picked, spread_text
 from thrifty.report.zoo_page import charts_of, published, write_study, write_zoo_report
@@ -131,7 +130,7 @@ def no_charts(monkeypatch):
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_every_chart_draws_whatever_the_population(name):
     for chart in drawn(name).values():
-        ElementTree.fromstring(svg(chart))
+        ElementTree.fromstring(chart.svg)
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
@@ -165,7 +164,7 @@ def test_the_overtaking_sparsity_is_told_and_drawn():
     assert 0.6 < at < 0.8
     said = twin_sentences(case)[0]
     assert said.startswith(f"Variational overtakes magnitude at a sparsity of {100 * at:.1f} %")
-    picture = svg(drawn("as published")["twins"])
+    picture = drawn("as published")["twins"].svg
     assert f"variational ahead from {100 * at:.1f} % on" in picture
 
 

@@ -8,9 +8,8 @@ from thrifty import __version__, native
 from thrifty.census.census import Census
 from thrifty.census.curves import needed
 from thrifty.census.words import percent, threshold
-from thrifty.files import write_bytes, write_text
 from thrifty.report.census_charts import CENSUS_REPORTS
-from thrifty.report.render import png, svg
+from thrifty.report.render import Drawn, write_pictures
 from thrifty.report.sheet import figure, lacking, section, table, write_sheet
 
 ORDER = ("sizes", "shares", "relative", "energy", "decades", "layers")
@@ -43,8 +42,8 @@ def write_census(census: Census, path: Path, *, pictures: bool = True) -> list[P
         The files that were written.
     """
     names = [] if lacking() else sorted(CENSUS_REPORTS.names(), key=_rank)
-    charts = {name: CENSUS_REPORTS.get(name)(census) for name in names}
-    charts = {name: chart for name, chart in charts.items() if chart is not None}
+    found = {name: CENSUS_REPORTS.get(name)(census) for name in names}
+    charts = {name: Drawn(chart) for name, chart in found.items() if chart is not None}
     figures = [figure(chart, CENSUS_REPORTS.summary(name)) for name, chart in charts.items()]
     layers = census.layer_table()
     note = "" if len(layers) <= MOST_ROWS else f"The first {MOST_ROWS:,} of {len(layers):,}."
@@ -65,13 +64,8 @@ def write_census(census: Census, path: Path, *, pictures: bool = True) -> list[P
         conditions=conditions(census),
         terms=TERMS,
     )
-    found = [path]
-    for name, chart in charts.items() if pictures else ():
-        stem = path.with_name(f"{path.stem}-{name}")
-        found += [stem.with_suffix(".svg"), stem.with_suffix(".png")]
-        write_text(found[-2], svg(chart))
-        write_bytes(found[-1], png(chart))
-    return found
+    files = {f"{path.stem}-{name}": chart for name, chart in charts.items()}
+    return [path] + (write_pictures(files, path.parent) if pictures else [])
 
 
 def title(census: Census) -> str:

@@ -7,11 +7,10 @@ from typing import Any
 
 from thrifty import __version__
 from thrifty.census.comparing import Comparison
-from thrifty.files import write_bytes, write_text
 from thrifty.report.extra import altair
 from thrifty.report.look import WIDTH, finished, grid, panel_title
 from thrifty.report.parts import COLORS
-from thrifty.report.render import png, svg
+from thrifty.report.render import Drawn, write_pictures
 from thrifty.report.sheet import figure, lacking, section, table, write_sheet
 
 TERMS = {
@@ -76,7 +75,7 @@ def write_comparison(comparison: Comparison, path: Path) -> list[Path]:
     Returns:
         The files that were written.
     """
-    chart = None if lacking() else comparison_chart(comparison)
+    chart = None if lacking() else Drawn(comparison_chart(comparison))
     only = [f"Only in {k}: {', '.join(v)}." for k, v in comparison.only.items() if v]
     said = [f"A is {comparison.label_a}, B is {comparison.label_b}."]
     write_sheet(
@@ -93,9 +92,4 @@ def write_comparison(comparison: Comparison, path: Path) -> list[Path]:
         conditions={"thrifty": __version__, "python": platform.python_version()},
         terms=TERMS,
     )
-    found = [path]
-    if chart is not None:
-        found += [path.with_suffix(".svg"), path.with_suffix(".png")]
-        write_text(found[1], svg(chart))
-        write_bytes(found[2], png(chart))
-    return found
+    return [path, *(write_pictures({path.stem: chart}, path.parent) if chart is not None else [])]

@@ -52,11 +52,16 @@ def note(text: str, title: str = "") -> Any:
 
 def finished(chart: Any) -> Any:
     """``chart`` in the look of all charts; nothing can be laid around it any more."""
+    alt = altair()
     words = {"labelFont": FONT, "titleFont": FONT, "labelColor": INK, "titleColor": INK}
-    return (
-        chart.configure(aria=False, background="#ffffff", font=FONT, padding=14)
-        .configure_view(stroke="#bbbbbb", strokeWidth=1)
-        .configure_axis(
+    whole = chart.copy(deep=False)  # chart.configure_axis and its like copy the chart each
+    whole.config = alt.Config(
+        aria=False,
+        background="#ffffff",
+        font=FONT,
+        padding=14,
+        view=alt.ViewConfig(stroke="#bbbbbb", strokeWidth=1),
+        axis=alt.AxisConfig(
             **words,
             gridColor=FAINT,
             domainColor="#888888",
@@ -65,17 +70,17 @@ def finished(chart: Any) -> Any:
             titleFontSize=12,
             titleFontWeight="normal",
             titlePadding=8,
-        )
-        .configure_legend(
+        ),
+        legend=alt.LegendConfig(
             **words,
             labelFontSize=12,
             labelLimit=220,
             symbolSize=90,
             symbolOpacity=1,
             symbolStrokeWidth=2,
-        )
-        .configure_header(**words, labelFontSize=12, titleFontSize=12)
-        .configure_title(
+        ),
+        header=alt.HeaderConfig(**words, labelFontSize=12, titleFontSize=12),
+        title=alt.TitleConfig(
             font=FONT,
             fontSize=15,
             fontWeight=600,
@@ -86,5 +91,6 @@ def finished(chart: Any) -> Any:
             subtitleFontSize=12,
             subtitleColor="#555555",
             subtitlePadding=5,
-        )
+        ),
     )
+    return whole

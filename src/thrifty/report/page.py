@@ -1,6 +1,6 @@
 """The report of a front as one HTML file; :mod:`thrifty.report.sheet` lays it out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from thrifty.report.charts.networks import several
 from thrifty.report.gate_states import problems
 from thrifty.report.headline import MAX_DROP, engine_text, headline, latency_text
 from thrifty.report.parts import method_colors, methods, pair_name, pairs
+from thrifty.report.render import Drawn
 from thrifty.report.rows import point_rows
 from thrifty.report.sheet import Part, figure, lacking, section, table, write_sheet
 
@@ -25,6 +26,8 @@ FRONTS = (
 ORDER = ("threshold", "gates", "layers", "agreement", "seeds")
 GATED = ("threshold", "gates")
 """Reports that only some fronts have something for."""
+Draw = Callable[[str, Front], Drawn]
+"""Draws the chart of a spec such as ``front?of=bytes`` for a front or a part of it."""
 ALL = "networks"
 """The report of networks of different kinds, which a page begins with."""
 
@@ -113,6 +116,23 @@ def drawn(name: str, front: Front, colors: Mapping[str, str] | None = None) -> A
     return call_spec("report", spec, REPORTS.get(spec.name), front, defaults={"colors": colors})
 
 
+def drawer(front: Front) -> Draw:
+    """Draws charts of ``front`` and of its parts in the colours of the whole, none twice.
+
+    The whole is its only part where there is one model on one data set.
+    """
+    colors, only = method_colors(front), len(pairs(front)) < 2
+    made: dict[tuple[str, str], Drawn] = {}
+
+    def draw(name: str, part: Front) -> Drawn:
+        place = (name, "" if only or part is front else f"{pair_name(part)} {part.records[0].data}")
+        if place not in made:
+            made[place] = Drawn(drawn(name, part, colors))
+        return made[place]
+
+    return draw
+
+
 def write_page(
     front: Front,
     path: Path,
@@ -120,6 +140,7 @@ def write_page(
     title: str,
     conditions: Mapping[str, object],
     charts: Sequence[str] | None = None,
+    draw: Draw | None = None,
 ) -> None:
     """Write the report as one HTML file, whole or not at all.
 
@@ -132,6 +153,7 @@ def write_page(
         conditions: what the numbers hold for (machine, threads, versions); under ``recipe`` the
             recipe, as YAML text or as a mapping.
         charts: specs of reports, in order; :func:`default_charts` if not given.
+        draw: of :func:`drawer`, to write what it draws to other files too.
 
     Raises:
         UnknownName: a chart is not registered.
@@ -144,11 +166,10 @@ def write_page(
     named = [names if charts is not None else _worth(part, names) for part in parts]
     if lacking():  # the page says how to get them
         together, named = [], [[] for _ in parts]
-    sections = [_section(part, own, colors) for part, own in zip(parts, named, strict=True)]
+    draw = draw or drawer(front)
+    sections = [_section(part, own, colors, draw) for part, own in zip(parts, named, strict=True)]
     if together:
-        sections.insert(
-            0, section("All networks", (), [_chart(n, front, colors) for n in together])
-        )
+        sections.insert(0, section("All networks", (), [_chart(n, front, draw) for n in together]))
     gated = set(GATED) & set(default_charts(front))
     terms = TERMS | GATE_TERMS if gated else TERMS
     write_sheet(path, title=title, sections=sections, conditions=conditions, terms=terms)
@@ -162,20 +183,20 @@ def _worth(front: Front, names: Sequence[str]) -> list[str]:
     return [name for name in names if name not in GATED or name in own]
 
 
-def _section(front: Front, names: Sequence[str], colors: Mapping[str, str]) -> Part:
+def _section(front: Front, names: Sequence[str], colors: Mapping[str, str], draw: Draw) -> Part:
     """What the page shows of one model and data set."""
-    charts = [_chart(name, front, colors) for name in names] if front.records else []
+    charts = [_chart(name, front, draw) for name in names] if front.records else []
     return section(pair_name(front), headline(front), charts, [_table(front, colors)])
 
 
-def _chart(name: str, front: Front, colors: Mapping[str, str]) -> Part:
+def _chart(name: str, front: Front, draw: Draw) -> Part:
     spec = parse_spec(name)
     texts = {"latency_us": latency_text, "engine_ms": engine_text}
     told = texts.get(str(spec.options.get("of")))
     about = told(front) if told is not None else problems(front) if spec.name == "gates" else ""
     whose = "all" if spec.name == ALL else pair_name(front)
     summary = f"{REPORTS.summary(spec.name)} ({whose})"
-    return figure(drawn(name, front, colors), summary, about)
+    return figure(draw(name, front), summary, about)
 
 
 def _table(front: Front, colors: Mapping[str, str]) -> Part:

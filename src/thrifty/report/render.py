@@ -2,32 +2,72 @@
 
 import re
 import zlib
-from functools import cache
+from collections.abc import Collection, Mapping
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
+from thrifty.files import write_bytes, write_text
 from thrifty.report.extra import altair, vl_convert
 
 
+class Drawn:
+    """A chart whose specification and picture are made once, for a page and for files.
+
+    Altair checks every part as it is put in, so the whole is not checked again.
+    """
+
+    def __init__(self, chart: Any):
+        self._chart = chart
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """In Vega-Lite."""
+        return dict(self._chart.to_dict(validate=False))
+
+    @cached_property
+    def svg(self) -> str:
+        """As SVG, its words as text.
+
+        Raises:
+            MissingExtra: vl-convert-python is not installed.
+        """
+        text: str = vl_convert().vegalite_to_svg(self.spec, vl_version=_version())
+        return _with_own_ids(text)
+
+    def png(self, scale: float = 2) -> bytes:
+        """As PNG, ``scale`` pixels to one of the SVG.
+
+        Raises:
+            MissingExtra: vl-convert-python is not installed.
+        """
+        draw = vl_convert().vegalite_to_png
+        content: bytes = draw(self.spec, vl_version=_version(), scale=scale)
+        return content
+
+
 def svg(chart: Any) -> str:
-    """``chart`` as SVG, its words as text.
+    """A chart of Altair as SVG, its words as text.
 
     Raises:
         MissingExtra: altair or vl-convert-python is not installed.
     """
-    text: str = vl_convert().vegalite_to_svg(chart.to_dict(), vl_version=_version())
-    return _with_own_ids(text)
+    return Drawn(chart).svg
 
 
-def png(chart: Any, scale: float = 2) -> bytes:
-    """``chart`` as PNG, ``scale`` pixels to one of the SVG.
-
-    Raises:
-        MissingExtra: altair or vl-convert-python is not installed.
-    """
-    content: bytes = vl_convert().vegalite_to_png(
-        chart.to_dict(), vl_version=_version(), scale=scale
-    )
-    return content
+def write_pictures(
+    charts: Mapping[str, Drawn], folder: Path, formats: Collection[str] = ("svg", "png")
+) -> list[Path]:
+    """Write each chart to files of its name, each whole or absent; the files that were written."""
+    found = []
+    for name, chart in charts.items():
+        if "svg" in formats:
+            found.append(folder / f"{name}.svg")
+            write_text(found[-1], chart.svg)
+        if "png" in formats:
+            found.append(folder / f"{name}.png")
+            write_bytes(found[-1], chart.png())
+    return found
 
 
 @cache

@@ -1,15 +1,14 @@
 """The report of a study of sensitivity: ``report.html``, and each chart as SVG and PNG."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from thrifty.errors import UserError
-from thrifty.files import write_bytes, write_text
 from thrifty.lab.naming import titled
 from thrifty.lab.sensitive import Sensitivity
 from thrifty.registry import suggest
 from thrifty.report.extra import altair, vl_convert
-from thrifty.report.render import png, svg
+from thrifty.report.render import Drawn, write_pictures
 from thrifty.report.sensitivity_charts import SENSITIVITY_CHARTS
 from thrifty.report.sheet import figure, lacking, section, table, write_sheet
 from thrifty.report.write import FORMATS, Format
@@ -59,30 +58,30 @@ def write_sensitivity(
     if "html" not in formats:
         altair(), vl_convert()
     folder, found = Path(folder), []
+    charts = _drawn(study)
     if "html" in formats:
         found.append(folder / "report.html")
-        write_page(study, found[0])
-    charts = {} if lacking() else {name: draw(study) for name, draw in SENSITIVITY_CHARTS.items()}
-    for name, chart in charts.items():
-        if "svg" in formats:
-            found.append(folder / f"{name}.svg")
-            write_text(found[-1], svg(chart))
-        if "png" in formats:
-            found.append(folder / f"{name}.png")
-            write_bytes(found[-1], png(chart))
-    return found
+        _write_page(study, found[0], charts)
+    return found + write_pictures(charts, folder, formats)
 
 
 def write_page(study: Sensitivity, path: Path) -> None:
     """Write the page of a study, whole or not at all."""
-    figures = (
-        []
-        if lacking()
-        else [
-            figure(draw(study), (draw.__doc__ or name).splitlines()[0])
-            for name, draw in SENSITIVITY_CHARTS.items()
-        ]
-    )
+    _write_page(study, path, _drawn(study))
+
+
+def _drawn(study: Sensitivity) -> dict[str, Drawn]:
+    """The charts, where the packages that draw are installed."""
+    if lacking():
+        return {}
+    return {name: Drawn(draw(study)) for name, draw in SENSITIVITY_CHARTS.items()}
+
+
+def _write_page(study: Sensitivity, path: Path, charts: Mapping[str, Drawn]) -> None:
+    figures = [
+        figure(chart, (SENSITIVITY_CHARTS[name].__doc__ or name).splitlines()[0])
+        for name, chart in charts.items()
+    ]
     tables = [
         table("Layers", study.table(), "Accuracy in percent. Select a heading to sort by it."),
         table("What each layer bears", _bears(study), "The layers of layers.yaml."),

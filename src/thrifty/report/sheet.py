@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 from thrifty.errors import MissingExtra
 from thrifty.files import write_text
 from thrifty.report.extra import altair, vl_convert
-from thrifty.report.render import svg, vega_script
+from thrifty.report.render import Drawn, vega_script
 
 READABLE = 0.75
 """A chart shrinks to this share of its size and scrolls from there on, to stay legible."""
@@ -45,19 +45,19 @@ def section(
     return {"name": name, "headline": plain, "charts": list(charts), "tables": list(tables)}
 
 
-def figure(chart: Any, name: str, about: str = "") -> Part:
+def figure(chart: Drawn, name: str, about: str = "") -> Part:
     """A chart for a section.
 
     Args:
-        chart: of Altair.
+        chart: that it shows.
         name: what it shows, for whoever cannot see it.
         about: a caption.
     """
-    text = svg(chart)
+    text = chart.svg
     picture = base64.b64encode(text.encode()).decode()
     width = re.search(r'<svg[^>]*? width="([\d.]+)', text)
     return {
-        "spec": chart.to_dict(),
+        "spec": chart.spec,
         "picture": f"data:image/svg+xml;base64,{picture}",
         "about": about,
         "least": round(READABLE * float(width[1])) if width else 0,

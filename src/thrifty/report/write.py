@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 from thrifty.errors import UserError
-from thrifty.files import write_bytes, write_text
 from thrifty.lab.front import Front
 from thrifty.registry import parse_spec
 from thrifty.report.extra import altair, vl_convert
-from thrifty.report.page import default_charts, drawn, write_page
-from thrifty.report.parts import method_colors
-from thrifty.report.render import png, svg
+from thrifty.report.page import default_charts, drawer, write_page
+from thrifty.report.render import write_pictures
 
 Format = Literal["html", "svg", "png"]
 FORMATS: tuple[Format, ...] = ("html", "svg", "png")
@@ -47,26 +45,18 @@ def write_report(
     for wanted in formats:
         if wanted not in FORMATS:
             raise UserError(f"no report format is called {wanted!r}; there is {', '.join(FORMATS)}")
-    folder, found = Path(folder), []
+    folder, found, draw = Path(folder), [], drawer(front)
     if "html" in formats:
         found.append(folder / "report.html")
-        write_page(front, found[0], title=title, conditions=conditions)
+        write_page(front, found[0], title=title, conditions=conditions, draw=draw)
     try:
         altair(), vl_convert()
     except ImportError:
         if found:
             return found
         raise
-    colors = method_colors(front)
-    for name in default_charts(front) if {"svg", "png"} & set(formats) else []:
-        chart, stem = drawn(name, front, colors), file_stem(name)
-        if "svg" in formats:
-            found.append(folder / f"{stem}.svg")
-            write_text(found[-1], svg(chart))
-        if "png" in formats:
-            found.append(folder / f"{stem}.png")
-            write_bytes(found[-1], png(chart))
-    return found
+    names = default_charts(front) if {"svg", "png"} & set(formats) else []
+    return found + write_pictures({file_stem(n): draw(n, front) for n in names}, folder, formats)
 
 
 def file_stem(name: str) -> str:

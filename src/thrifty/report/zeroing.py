@@ -1,15 +1,14 @@
 """The report of a study of zeroing: ``report.html``, and each chart as SVG and PNG."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from thrifty.errors import UserError
-from thrifty.files import write_bytes, write_text
 from thrifty.lab.naming import titled
 from thrifty.lab.zeroed import Zeroing
 from thrifty.registry import suggest
 from thrifty.report.extra import altair, vl_convert
-from thrifty.report.render import png, svg
+from thrifty.report.render import Drawn, write_pictures
 from thrifty.report.sheet import figure, lacking, section, table, write_sheet
 from thrifty.report.write import FORMATS, Format
 from thrifty.report.zeroing_charts import ZEROING_CHARTS
@@ -59,22 +58,16 @@ def write_zeroing(study: Zeroing, folder: Path, formats: Sequence[Format] = FORM
             raise UserError(f"no report format is called {wanted!r}; {suggest(wanted, FORMATS)}")
     if "html" not in formats:
         altair(), vl_convert()
-    charts = {} if lacking() else {name: draw(study) for name, draw in ZEROING_CHARTS.items()}
+    drawing = {} if lacking() else ZEROING_CHARTS
+    charts = {name: Drawn(draw(study)) for name, draw in drawing.items()}
     folder, found = Path(folder), []
     if "html" in formats:
         found.append(folder / "report.html")
         _write_page(study, found[0], charts)
-    for name, chart in charts.items():
-        if "svg" in formats:
-            found.append(folder / f"{name}.svg")
-            write_text(found[-1], svg(chart))
-        if "png" in formats:
-            found.append(folder / f"{name}.png")
-            write_bytes(found[-1], png(chart))
-    return found
+    return found + write_pictures(charts, folder, formats)
 
 
-def _write_page(study: Zeroing, path: Path, charts: dict[str, object]) -> None:
+def _write_page(study: Zeroing, path: Path, charts: Mapping[str, Drawn]) -> None:
     figures = [
         figure(chart, (ZEROING_CHARTS[name].__doc__ or name).splitlines()[0])
         for name, chart in charts.items()

@@ -3,7 +3,6 @@
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,10 @@ from numpy.typing import NDArray
 
 from thrifty import __version__
 from thrifty.errors import UserError
-from thrifty.files import write_bytes, write_text
+from thrifty.files import write_text
 from thrifty.registry import suggest
 from thrifty.report.extra import altair, vl_convert
-from thrifty.report.render import png, svg
+from thrifty.report.render import Drawn, write_pictures
 from thrifty.report.sheet import Part, figure, lacking, section, table, write_sheet
 from thrifty.report.write import FORMATS, Format
 from thrifty.report.zoo_charts import ZOO_REPORTS
@@ -259,17 +258,10 @@ def write_study(
             conditions={**(conditions or {}), **said},
             terms=terms,
         )
-    for name, chart in charts.items():
-        if "svg" in formats:
-            found.append(folder / f"{name}.svg")
-            write_text(found[-1], svg(chart))
-        if "png" in formats:
-            found.append(folder / f"{name}.png")
-            write_bytes(found[-1], png(chart))
-    return found + _write_tables(study, folder)
+    return found + write_pictures(charts, folder, formats) + _write_tables(study, folder)
 
 
-def charts_of(study: Comparison) -> dict[str, Any]:
+def charts_of(study: Comparison) -> dict[str, Drawn]:
     """The charts that have something to show, in the order of the page.
 
     Raises:
@@ -277,21 +269,10 @@ def charts_of(study: Comparison) -> dict[str, Any]:
     """
     names = sorted(ZOO_REPORTS.names(), key=_rank)
     charts = {name: ZOO_REPORTS.get(name)(study) for name in names}
-    return {name: Drawn(chart.to_dict()) for name, chart in charts.items() if chart is not None}
+    return {name: Drawn(chart) for name, chart in charts.items() if chart is not None}
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A chart whose specification is made once, for it is read as a page and as two pictures."""
-
-    spec: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The specification in Vega-Lite."""
-        return self.spec
-
-
-def _sections(study: Comparison, charts: Mapping[str, Any], notes: Sequence[str]) -> list[Part]:
+def _sections(study: Comparison, charts: Mapping[str, Drawn], notes: Sequence[str]) -> list[Part]:
     figures = {name: figure(chart, ZOO_REPORTS.summary(name)) for name, chart in charts.items()}
     own = [part for name, part in figures.items() if not name.startswith("twins")]
     parts = [section("The zoo", [*_set(zoo_sentences(study)), *notes], own)]
