@@ -294,6 +294,7 @@ def test_look_reads_the_smaller_tensors(file, capsys):
 
 
 QUICK = ["--seeds", "1", "--epochs", "1", "--sparsity", ".5", "--workers", "1", "-q"]
+QUICK += ["--set", "latency=false", "control=false", "random=false"]
 
 
 @pytest.mark.parametrize("how", ["as the network", "as weights"])

@@ -246,10 +246,8 @@ def test_every_byte_changed_is_refused_or_read(tmp_path):
     content = model()
     rng = random.Random(0)
     for at in range(len(content)):
-        for value in {content[at] ^ 1 << rng.randrange(8), rng.choice([0, 127, 128, 255])}:
-            right_or_refused(
-                tmp_path / "net.tflite", content[:at] + bytes([value]) + content[at + 1 :]
-            )
+        value = rng.choice([content[at] ^ 1 << rng.randrange(8), 0, 127, 128, 255])
+        right_or_refused(tmp_path / "net.tflite", content[:at] + bytes([value]) + content[at + 1 :])
 
 
 @settings(

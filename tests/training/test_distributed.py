@@ -14,7 +14,7 @@ from thrifty.training.crew import Rates
 
 PROGRAM = Path(__file__).with_name("crew_program.py")
 EXACT = ("plain", "adamw", "masked", "uneven", "unlabeled", "mixed", "gated", "after")
-OTHERS = ("norm", "gated_norm", "thriftynet", "diverged", "small")
+OTHERS = ("norm", "gated_norm", "thriftynet", "diverged", "small", "ramped")
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
 
 pytestmark = pytest.mark.skipif(
@@ -86,8 +86,8 @@ def test_a_batch_smaller_than_the_processes_is_refused(results):
     assert "give a larger batch" in results[1]["small"]["said"]
 
 
-def test_a_process_that_dies_ends_the_run_which_then_goes_on_where_it_was(tmp_path):
-    _, straight = program(tmp_path / "straight.pt", "ramped", processes=1)
+def test_a_process_that_dies_ends_the_run_which_then_goes_on_where_it_was(results, tmp_path):
+    straight = results[0]
     out = tmp_path / "broken.pt"
     broken, nothing = program(out, "ramped", DIES="1")
     assert broken.returncode != 0
