@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -142,15 +142,18 @@ def _export(model: nn.Module, inputs: Sequence[Tensor], size: int, symbol: bool)
     program = torch.export.export(
         model, taken, dynamic_shapes=dynamic if symbol else None, strict=False
     )
-    return program.run_decompositions(_decompositions())
+    return program.run_decompositions(dict(_decompositions()))
 
 
-def _decompositions() -> Any:
-    table = torch.export.default_decompositions()
+@cache
+def _decompositions() -> dict[Any, Any]:
+    """By operator; torch would collect them anew for every network."""
+    found: Any = torch.export.default_decompositions()
+    table = dict(found.items())
     for name in WHOLE:
         packet, _, overload = name.partition(".")
         operator = getattr(getattr(torch.ops.aten, packet), overload or "default")
-        table.pop(operator, None)  # type: ignore[no-untyped-call,unused-ignore]
+        table.pop(operator, None)
     return table
 
 
