@@ -149,6 +149,18 @@ def test_a_killed_worker_is_replaced_and_the_result_is_the_same(finished, tmp_pa
     assert results(tmp_path / "run").items() <= results(finished).items()
 
 
+def test_a_run_stopped_in_a_chain_is_on_the_front_as_far_as_it_came(tmp_path):
+    def tell(event):
+        if event.get("done") and event["method"] == "magnitude":
+            raise KeyboardInterrupt
+
+    recipe = make({**TINY, "seeds": 1, "prune": {"method": "magnitude", "sparsity": [0.5, 0.9]}})
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "run", tell=tell)
+    found = [(p.method, p.level) for p in Store(tmp_path / "run").front().points]
+    assert found == [("dense", 0), ("magnitude", 0.5)]
+
+
 def test_a_run_is_extended_and_keeps_what_it_has(finished, tmp_path):
     folder = tmp_path / "run"
     small = make({**TINY, "seeds": 1, "prune": {"sparsity": [0.5]}})

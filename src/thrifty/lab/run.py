@@ -125,12 +125,17 @@ def _jobs(lab: Lab, methods: tuple[str, ...], executor: Executor | None, tell: T
     jobs = [Job(recipe, store.root, seed, method) for method in methods for seed in recipe.seeds]
     jobs = [j for j in jobs if not all(s.done for s in lab.chains.of(j.seed, j.method))]
     failed: list[str] = []
+
+    def kept(event: dict[str, Any]) -> None:
+        if event.get("done"):  # so that a run killed in a chain can be reported as far as it came
+            store.write_records(_records(lab.chains))
+        tell(event)
+
     if jobs:
         hand = executor or best(recipe.machine.workers, recipe.machine.threads, len(jobs))
-        for job, outcome in hand.run(do, jobs, tell):
+        for job, outcome in hand.run(do, jobs, kept):
             if isinstance(outcome, Failed):
                 failed.append(f"{job.label}: {outcome.message}")
-            store.write_records(_records(lab.chains))
     return failed
 
 
