@@ -14,28 +14,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thrifty.native import formats
+
 Bits = NDArray[Any]
 
-BITS: Mapping[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "F8_E4M3": np.dtype("u1"),
-    "F8_E5M2": np.dtype("u1"),
-    "F8_E4M3FNUZ": np.dtype("u1"),
-    "F8_E5M2FNUZ": np.dtype("u1"),
-    "I8": np.dtype("i1"),
-    "U8": np.dtype("u1"),
-    "I16": np.dtype("<i2"),
-    "U16": np.dtype("<u2"),
-    "I32": np.dtype("<i4"),
-    "U32": np.dtype("<u4"),
-    "I64": np.dtype("<i8"),
-    "U64": np.dtype("<u8"),
-    "BOOL": np.dtype("?"),
-}
+BITS = formats.DTYPES
 """The dtypes that can be read, and how their elements lie in a piece."""
+
+DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "int8": "I8",
+    "uint8": "U8",
+    "int16": "I16",
+    "uint16": "U16",
+    "int32": "I32",
+    "uint32": "U32",
+    "int64": "I64",
+    "uint64": "U64",
+    "bool": "BOOL",
+    "qint8": "I8",
+    "quint8": "U8",
+    "qint32": "I32",
+}
+"""What torch and keras call a dtype, without a module, and what sources do."""
 
 PIECE = 1 << 24
 """Bytes a reader gives at a time, about; a piece is a whole number of elements."""

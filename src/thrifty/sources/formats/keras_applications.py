@@ -21,10 +21,10 @@ import numpy as np
 from thrifty.errors import UnknownName, UserError
 from thrifty.registry import Spec, call_spec, parse_spec, suggest
 from thrifty.sources import BITS, PIECE, SOURCES, Norm, Reader, Source, Stored
-from thrifty.sources.formats.networks import DTYPES, RANDOM, SEED, pieces
+from thrifty.sources.formats.networks import RANDOM, SEED, pieces
 from thrifty.sources.keras_config import epsilon, everything, model_of
 from thrifty.sources.keras_names import out_axis, role_of
-from thrifty.sources.stored import Bits
+from thrifty.sources.stored import DTYPES, Bits
 
 PATIENCE_S = 10
 KERNELS = ("pointwise_kernel", "depthwise_kernel", "kernel")

@@ -13,7 +13,7 @@ import numpy as np
 
 from thrifty.errors import UserError
 from thrifty.sources import BITS, PIECE, SOURCES, Quantised, Reader, Source, Stored
-from thrifty.sources.stored import Bits
+from thrifty.sources.stored import DTYPES, Bits
 from thrifty.sources.traced import is_norm, norms_of
 
 if TYPE_CHECKING:
@@ -23,30 +23,6 @@ SEED = 0
 """Of the weights that are drawn, so that a look at them is the same every time."""
 
 RANDOM = "random weights as built (no training)"
-
-DTYPES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "float8_e4m3fnuz": "F8_E4M3FNUZ",
-    "float8_e5m2fnuz": "F8_E5M2FNUZ",
-    "int8": "I8",
-    "uint8": "U8",
-    "int16": "I16",
-    "uint16": "U16",
-    "int32": "I32",
-    "uint32": "U32",
-    "int64": "I64",
-    "uint64": "U64",
-    "bool": "BOOL",
-    "qint8": "I8",
-    "quint8": "U8",
-    "qint32": "I32",
-}
-"""What torch calls a dtype, without its module, and what sources do."""
 
 PUBLISHED = {
     "torchvision": ("weights", "?weights=DEFAULT"),

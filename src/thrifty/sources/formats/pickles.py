@@ -14,7 +14,7 @@ import numpy as np
 from thrifty.errors import UserError
 from thrifty.sources import SOURCES, Reader
 from thrifty.sources.pruned import without_masks
-from thrifty.sources.stored import PIECE, Bits, Quantised, Source, Stored
+from thrifty.sources.stored import DTYPES, PIECE, Bits, Quantised, Source, Stored
 from thrifty.sources.unpickling import PICKLES, data_records, tensors_of, unpickled
 
 if TYPE_CHECKING:
@@ -22,30 +22,6 @@ if TYPE_CHECKING:
 
 RESIDENT = 1 << 27
 """Bytes read from one map before it is made anew."""
-
-DTYPES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "float8_e4m3fnuz": "F8_E4M3FNUZ",
-    "float8_e5m2fnuz": "F8_E5M2FNUZ",
-    "int8": "I8",
-    "uint8": "U8",
-    "int16": "I16",
-    "uint16": "U16",
-    "int32": "I32",
-    "uint32": "U32",
-    "int64": "I64",
-    "uint64": "U64",
-    "bool": "BOOL",
-    "qint8": "I8",
-    "quint8": "U8",
-    "qint32": "I32",
-}
-"""Torch's names of the dtypes that can be read, and ours."""
 
 
 def open_pickle(text: str) -> Source:
