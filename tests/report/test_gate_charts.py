@@ -252,6 +252,20 @@ def test_one_method_of_two_runs_is_kept_apart_by_the_runs(some_run):
     assert {r.run for r in front.readings} == {"one", "two"} and len(front.readings) == 4
 
 
+def test_runs_that_have_networks_without_and_with_an_incentive_keep_them_together(some_run):
+    again = {
+        name: (gate, {k: v[::-1] for k, v in scores.items()})
+        for name, (gate, scores) in BOTH.items()
+    }
+    front = read_front(some_run("one", BOTH), some_run("two", again))
+    found = [state.title for state in states(front)]
+    assert found == [
+        f"{run}: {how}" for run in ("one", "two") for how in ("without incentive", "incentive 0.01")
+    ]
+    text = words(REPORTS.get("gates")(front))
+    assert text.index("one: incentive") < text.index("two: without")
+
+
 def test_the_same_run_twice_is_one_run(trained):
     assert read_front(trained, trained) == replace(
         read_front(trained), where=f"{trained}, {trained}"

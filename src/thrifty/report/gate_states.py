@@ -29,7 +29,8 @@ class State:
 
 
 def states(front: Front, seed: int | None = None) -> list[State]:
-    """A state for each run, method and gate: those trained without an incentive first.
+    """A state for each run, method and gate: those trained without an incentive first, in each
+    run where every run has several, else of all.
 
     Args:
         front: of one model and data set.
@@ -41,6 +42,9 @@ def states(front: Front, seed: int | None = None) -> list[State]:
             groups.setdefault((reading.run, reading.method, reading.gate), []).append(reading)
     found = [sorted(group, key=lambda r: r.seed) for group in groups.values()]
     found = _different(sorted(found, key=lambda group: group[0].strength or 0.0))
+    runs = [group[0].run for group in found]
+    if all(runs.count(run) > 1 for run in runs):
+        found.sort(key=lambda group: runs.index(group[0].run))
     shown = seed if seed is not None else _common(found)
     titles = _titles([group[0] for group in found])
     return [_state(title, group, shown) for title, group in zip(titles, found, strict=True)]

@@ -55,8 +55,9 @@ def _maps(front: Front, seed: int | None) -> Any:
     if len(found) == 1:
         chart = _alone(found[0], common)
     else:
-        width = WIDTHS[min(len(found), COLUMNS)]
-        rows = [found[i : i + COLUMNS] for i in range(0, len(found), COLUMNS)]
+        columns = 2 if len(found) == 4 else min(len(found), COLUMNS)
+        width = WIDTHS[columns]
+        rows = [found[i : i + columns] for i in range(0, len(found), columns)]
         bands = [_beside(row, common, width) for row in rows]
         chart = bands[0] if len(bands) == 1 else alt.vconcat(*bands, spacing=24)
     title = alt.TitleParams(title, subtitle=_about(front, found, grid))
