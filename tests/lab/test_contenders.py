@@ -99,8 +99,8 @@ def test_inputs_that_do_not_fit_are_told():
     ("wrong", "match"),
     [
         ({"against": ["onxruntime"]}, "did you mean onnxruntime"),
-        ({"threads": [0]}, "this machine has"),
-        ({"threads": [10**6]}, "this machine has"),
+        ({"threads": [0]}, "the cores that may be used here"),
+        ({"threads": [10**6]}, "the cores that may be used here"),
         ({"batches": [0]}, "a batch of 0"),
         ({"rounds": 0}, "1 or more"),
     ],

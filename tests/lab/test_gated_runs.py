@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import thrifty
 from thrifty.cli import main
 from thrifty.errors import Unfinished, UserError
-from thrifty.lab.chains import Chains
+from thrifty.lab.chains import FURTHER, Chains
 from thrifty.lab.front import asked
 from thrifty.lab.gating import unit_of
 from thrifty.lab.pick import pick_from
@@ -141,6 +141,33 @@ def test_the_control_has_the_learning_rate_and_the_epochs_of_each_cut(finished):
     }
     rates = {n: [json.loads(x)["lr"] for x in p.read_text().splitlines()] for n, p in logs.items()}
     assert rates["highway"] == rates["control"]
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "levels"),
+    [("highway", "highway", {"threshold": [0.2, 0.25]}), ("weights", "str", {"sparsity": [0.5]})],
+)
+def test_the_control_is_trained_on_for_as_long_as_gates_learn(
+    finished, tmp_path, name, method, levels
+):
+    said = {
+        **RUNS[name],
+        "weights": str(parent(finished[name]) / "model.safetensors.zst"),
+        "train": {"epochs": 0, "batch": 16},
+        "prune": {"method": method, "gate_epochs": 2, **levels},
+        "random": False,
+    }
+    folder = tmp_path / "run"
+    records = run(make(said), folder).records
+    epochs = {(r.method, r.level): r.epochs for r in records}
+    for level in next(iter(levels.values())):
+        assert epochs[method, level] == epochs["control", level] > 2
+    both = (parent(folder, f"seed0-{of}") / "log.jsonl" for of in (f"{method}-gated", FURTHER))
+    gated, control = ([json.loads(x)["lr"] for x in p.read_text().splitlines()] for p in both)
+    assert gated == control
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("steps/*/*")}
+    run(make(said), folder)
+    assert {p: p.stat().st_mtime_ns for p in folder.glob("steps/*/*")} == before
 
 
 def test_gates_are_read_with_and_without_the_incentive(tmp_path):

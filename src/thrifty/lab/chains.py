@@ -25,6 +25,9 @@ from thrifty.pruning.schedules import Schedule, schedule
 from thrifty.pruning.structured import ChannelCut
 from thrifty.training.plan import Plan
 
+FURTHER = "control-further"
+"""The dense parent, trained on before the first level of the control."""
+
 
 @dataclass(frozen=True)
 class Chains:
@@ -107,6 +110,25 @@ class Chains:
         key = identity("gated", self.key(seed), method, self._gate(method))
         return self.store.step(f"seed{seed}-{method}-gated", key)
 
+    def starts_anew(self, method: str) -> bool:
+        """Whether the parent with gates is trained from the first weights, as the dense one was."""
+        train, own = self.recipe.train, self.unit(method) == "own"
+        return train.epochs > 0 and not (own and train.gate is not None)
+
+    def goes_on(self, method: str) -> bool:
+        """Whether what a method cuts is the dense parent, trained on with gates."""
+        trained = self.unit(method) in ("own", "weight") and not self.starts_anew(method)
+        return trained and self.gated(self.recipe.seeds[0], method) is not None
+
+    def further(self, seed: int) -> Step | None:
+        """The folder of the dense parent, trained on without gates for as long as by the first
+        method with them, if that method does so: what the control goes on from."""
+        first = self.recipe.prune.method[:1]
+        if not first or not self.goes_on(first[0]):
+            return None
+        how = [self.gate_epochs(first[0]), self.gate_train(first[0])]
+        return self.store.step(f"seed{seed}-{FURTHER}", identity("further", self.key(seed), how))
+
     def gate_epochs(self, method: str) -> int:
         """Epochs of training with gates: as many as the dense parent's, or as a level's."""
         said = self.recipe.prune.gate_epochs
@@ -183,8 +205,10 @@ class Chains:
         ]
 
     def all_gated(self) -> list[Step]:
-        """Every folder of a parent with gates that the recipe has trained."""
+        """Every folder of a parent that the recipe trains with gates, or on for the control."""
         found = [self.gated(seed, m) for m in self.methods for seed in self.recipe.seeds]
+        if CONTROL in self.methods:
+            found += [self.further(seed) for seed in self.recipe.seeds]
         return [step for step in found if step is not None]
 
     def of(self, seed: int, method: str) -> list[Step]:
@@ -200,6 +224,8 @@ class Chains:
         parent = identity("dense", begin, self.weights_digest, seed, *self._teacher("train"))
         if method == DENSE:
             return parent
+        if method == CONTROL and (further := self.further(seed)) is not None:
+            parent = further.key
         if method == CONTROL and self.leader is not None:
             chained = self.schedule(method).start == "previous"
             made = [self.key(seed, self.leader, n) for n in range(number + 1)]

@@ -165,7 +165,9 @@ def _check(batches: Iterable[int], threads: Iterable[int]) -> None:
             raise UserError(f"a batch of {batch} is asked for; it is 1 to {1 << 16:,} inputs")
     for count in threads:
         if not 1 <= count <= most:
-            raise UserError(f"{count} threads are asked for; {most} cores may be used here")
+            raise UserError(
+                f"{count} threads are asked for; it is 1 to {most}, the cores that may be used here"
+            )
 
 
 def _runs(

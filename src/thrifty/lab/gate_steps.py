@@ -27,7 +27,7 @@ from thrifty.lab.gating import (
     unmeasured,
 )
 from thrifty.lab.naming import titled
-from thrifty.lab.records import DENSE
+from thrifty.lab.records import CONTROL, DENSE
 from thrifty.lab.store import Step
 from thrifty.nets import file_of
 from thrifty.pruning.allocation import Budget
@@ -55,12 +55,11 @@ def gated_parent(lab: "Lab", step: Step, seed: int, method: str) -> int:
     spec, plan = chains.gate(method) or "", chains.gate_plan(method)
     found = gate_for(spec, model, data, recipe.prune.keep, plan.epochs)
     grows, weights = isinstance(found, GroupGrowth), unit_of(spec) == "weight"
-    fresh = starts_anew(lab, method) and not found.restores and not grows
+    fresh = chains.starts_anew(method) and not found.restores and not grows
     if not fresh:
         model = lab.build(chains.dense(seed).model)
     held = None if fresh or not weights else born(model)
     found.attach(model)
-    scheduled = recipe.train.epochs or weights or chains.gate_train(method)
     log = train(
         model,
         data,
@@ -69,7 +68,7 @@ def gated_parent(lab: "Lab", step: Step, seed: int, method: str) -> int:
         seed=derive(seed, "gated"),
         teacher=teacher_of(lab, recipe.train.distill, plan),
         gate=found,
-        lr_of=None if scheduled else course("finetune", recipe.train, plan.epochs),
+        lr_of=_rate(lab, method),
         checkpoint=step.checkpoint,
         checkpoint_seconds=recipe.machine.checkpoint_seconds,
         tell=lab.events(method, 0.0),
@@ -81,10 +80,31 @@ def gated_parent(lab: "Lab", step: Step, seed: int, method: str) -> int:
     return 1
 
 
-def starts_anew(lab: "Lab", method: str) -> bool:
-    """Whether the parent with gates is trained from the first weights, as the dense one was."""
-    own = lab.chains.unit(method) == "own"
-    return lab.recipe.train.epochs > 0 and not (own and lab.recipe.train.gate is not None)
+def trained_on(lab: "Lab", step: Step, seed: int, method: str) -> None:
+    """Train the dense parent on as a method does with its gates, but without them."""
+    plan = lab.chains.gate_plan(method)
+    model = lab.build(lab.chains.dense(seed).model)
+    log = train(
+        model,
+        lab.data,
+        plan,
+        masks=born(model),
+        seed=derive(seed, "gated"),
+        teacher=teacher_of(lab, lab.recipe.train.distill, plan),
+        lr_of=_rate(lab, method),
+        checkpoint=step.checkpoint,
+        checkpoint_seconds=lab.recipe.machine.checkpoint_seconds,
+        tell=lab.events(CONTROL, 0.0),
+    )
+    lab.finish(model, step, log, None, seed=seed, method="control, trained on", level=0.0)
+
+
+def _rate(lab: "Lab", method: str) -> Callable[[float], float] | None:
+    """The learning rate of training with gates: that of the plan, or low for a trained network."""
+    chains, train = lab.chains, lab.recipe.train
+    if train.epochs or chains.unit(method) == "weight" or chains.gate_train(method):
+        return None
+    return course("finetune", train, chains.gate_epochs(method))
 
 
 def read(lab: "Lab", found: Gate, model: nn.Module, inputs: int = INPUTS) -> dict[str, Tensor]:

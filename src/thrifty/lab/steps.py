@@ -18,7 +18,7 @@ from thrifty.errors import UserError
 from thrifty.lab.chains import Chains
 from thrifty.lab.channel_steps import Dense, channel_level, cut_channels, removing
 from thrifty.lab.distilling import teacher_of
-from thrifty.lab.gate_steps import by_gates, dense_gate, gated_parent, settle, starts_anew
+from thrifty.lab.gate_steps import by_gates, dense_gate, gated_parent, settle, trained_on
 from thrifty.lab.measure import agree, costs, judge, latency_ratio, latency_us
 from thrifty.lab.recipe import Recipe
 from thrifty.lab.records import CONTROL, DENSE, Record
@@ -114,7 +114,7 @@ class Lab:
         parent = self.chains.dense(seed)
         if method == CONTROL and self.chains.leader is not None:
             chained = when.start == "previous" and number > 0
-            start = self.chains.level(seed, method, number - 1) if chained else parent
+            start = self.chains.level(seed, method, number - 1) if chained else self.further(seed)
             model, before, cut_to = self.build(start.model), None, None
             target, hurt = self._led(seed, number)
         else:
@@ -153,14 +153,15 @@ class Lab:
         chained = chains.schedule(method).start == "previous" and number > 0
         if gated is not None:
             self.gate(seed, method)
-        start = chains.level(seed, method, number - 1) if chained else gated or parent
+        start = gated or (self.further(seed) if method == CONTROL and not chained else parent)
+        start = chains.level(seed, method, number - 1) if chained else start
         model = self.build(start.model)
         if chained:
             before: Masks | None = _masks.load(start.masks, model)
         elif gated is None:
             before = born(model)
         else:  # zeros that gates made may come back at a level that has fewer
-            before = None if starts_anew(self, method) else born(self.build(parent.model))
+            before = None if chains.starts_anew(method) else born(self.build(parent.model))
 
         def cut_to(sparsity: float, within: Held) -> Masks:
             budget = Budget(sparsity) if asked.of == "sparsity" else asked
@@ -189,9 +190,9 @@ class Lab:
         chains, budget = self.chains, self.chains.budgets(method)[number]
         levels = number + 1 if chains.schedule(method).start == "previous" else 1
         epochs = self.recipe.retrain.epochs * levels
-        later = chains.unit(method) in ("own", "weight") and not starts_anew(self, method)
-        if later and chains.gated(0, method) is not None:
-            epochs += chains.gate_epochs(method)
+        lead = self.recipe.prune.method[0] if method == CONTROL else method
+        if chains.goes_on(lead):
+            epochs += chains.gate_epochs(lead)
         return {
             "level": chains.levels(method)[number],
             "threshold": budget.amount if budget.of == "threshold" else None,
@@ -227,6 +228,15 @@ class Lab:
         if step is None or step.done:
             return 0
         return gated_parent(self, step, seed, method)
+
+    def further(self, seed: int) -> Step:
+        """What the control begins at: the dense parent, trained on if the first method does so."""
+        step = self.chains.further(seed)
+        if step is None:
+            return self.chains.dense(seed)
+        if not step.done:
+            trained_on(self, step, seed, self.recipe.prune.method[0])
+        return step
 
     def retrain_level(
         self,
