@@ -563,7 +563,7 @@ def test_a_folder_in_use_is_told(ended, done, tmp_path, capsys):
 @contextlib.contextmanager
 def started(folder: Path, *more: str):
     """A long run in a process group of its own, at work on its first networks."""
-    long = ["--seeds", "2", "--epochs", "1", "--train-epochs", "20", "--sparsity", ".5"]
+    long = ["--seeds", "2", "--epochs", "1", "--train-epochs", "30", "--sparsity", ".5"]
     less = ["random=false", "control=false", "latency=false"]
     more = (*long, "--set", "machine.checkpoint_seconds=0", *less, *more)
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background
