@@ -6,12 +6,19 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Tests run beside each other, a file to a process; torch would take all cores for each of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from thrifty.errors import MissingExtra
+
+# The same examples every time: what passes here passes there.  Others are looked for with
+# pytest --hypothesis-profile=explore.
+hypothesis.settings.register_profile("fixed", derandomize=True)
+hypothesis.settings.register_profile("explore", derandomize=False, print_blob=True)
+hypothesis.settings.load_profile("fixed")
 
 SLOW = (
     "test_sanitizers.py",

@@ -191,7 +191,7 @@ def test_a_box_is_in_order_and_within_the_values(values):
     order = [s.least, s.low, s.q1, s.median, s.q3, s.high, s.most]
     assert order == sorted(order)
     assert (s.least, s.most, s.count) == (values.min(), values.max(), len(values))
-    assert s.median == np.median(values)
+    assert s.median == pytest.approx(np.median(values), rel=1e-9, abs=1e-9)
 
 
 def test_a_whisker_ends_at_a_value_and_leaves_out_those_beyond():
