@@ -153,8 +153,10 @@ class Lab:
         chained = chains.schedule(method).start == "previous" and number > 0
         if gated is not None:
             self.gate(seed, method)
-        start = gated or (self.further(seed) if method == CONTROL and not chained else parent)
-        start = chains.level(seed, method, number - 1) if chained else start
+        if chained:
+            start = chains.level(seed, method, number - 1)
+        else:
+            start = self.further(seed) if method == CONTROL else gated or parent
         model = self.build(start.model)
         if chained:
             before: Masks | None = _masks.load(start.masks, model)
