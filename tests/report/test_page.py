@@ -11,7 +11,8 @@ import pytest
 
 from thrifty.errors import UnknownName
 from thrifty.lab.front import Front
-from thrifty.report.page import default_charts, write_page
+from thrifty.report.page import default_charts, drawer, write_page
+from thrifty.report.parts import pairs
 
 HOSTILE = '</script><script>alert(1)</script><b onmouseover="x">&\''
 
@@ -235,6 +236,14 @@ def test_accuracy_against_convolutions_is_drawn_where_a_method_removes_channels(
     )
     linear = some_front(["magnitude", "l1_filter"], removing=["l1_filter"], layers={"fc": 900})
     assert "front?of=sparsity_conv" not in default_charts(linear)
+
+
+def test_parts_of_one_name_have_charts_of_their_own(some_record):
+    one, two = (some_record(method="dense", model=f"{run}/small") for run in ("one", "two"))
+    draw = drawer(front := Front((one, two)))
+    first, second = (draw("layers", part) for part in pairs(front))
+    assert first is not second
+    assert draw("layers", pairs(front)[0]) is first
 
 
 def test_there_is_no_latency_chart_without_latencies(tmp_path, some_front):

@@ -122,10 +122,11 @@ def drawer(front: Front) -> Draw:
     The whole is its only part where there is one model on one data set.
     """
     colors, only = method_colors(front), len(pairs(front)) < 2
-    made: dict[tuple[str, str], Drawn] = {}
+    made: dict[tuple[str, ...], Drawn] = {}
 
     def draw(name: str, part: Front) -> Drawn:
-        place = (name, "" if only or part is front else f"{pair_name(part)} {part.records[0].data}")
+        whole = only or part is front
+        place = (name,) if whole else (name, part.records[0].model, part.records[0].data)
         if place not in made:
             made[place] = Drawn(drawn(name, part, colors))
         return made[place]
